@@ -1,0 +1,115 @@
+"""Keys of products, and writes that either happen whole or not at all.
+
+Every product's key is a hash of all it depends on. A product is written under a temporary name in the same folder
+and renamed, so that a killed or failed write never leaves something that looks valid.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from adaptmtl.errors import StorageError
+
+KEY_LENGTH = 20
+_TEMPORARY = ".partial-"
+
+
+def key_of(**parts: Any) -> str:
+    """Hashes named parts (anything JSON can hold, plus paths and dataclasses turned to dicts) into a short hex key."""
+    text = json.dumps(parts, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:KEY_LENGTH]
+
+
+def sha256_file(path: Path, block: int = 1 << 20) -> str:
+    """Returns the sha256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(block):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def publish_folder(final: Path) -> Iterator[Path]:
+    """Gives an empty temporary folder that becomes ``final`` when the block ends without an error.
+
+    If ``final`` exists by then (another process was faster), the existing one stays: equal keys mean equal content.
+
+    Raises:
+        StorageError: the disk is full or the folder is not writable; nothing is left at ``final``.
+    """
+    with _writing(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=final.parent))
+    try:
+        with _writing(final):
+            yield temporary
+            _sync_tree(temporary)
+            if not final.exists():
+                os.replace(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        StorageError: the disk is full or the folder is not writable; an older file at ``path`` stays as it was.
+    """
+    raw = data.encode() if isinstance(data, str) else data
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON whole or not at all, keys sorted, readable by a person."""
+    write_atomic(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any | None:
+    """Returns the JSON at ``path``, or None where there is none or it cannot be parsed (then it is made again)."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(f"disk full while writing {path}: free some space and run the command again") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise StorageError(f"cannot write {path} ({error.strerror}): set ADAPTMTL_HOME to a writable folder") from error
+        raise
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)

