@@ -1,0 +1,181 @@
+"""Output layers: one small module per kind of task, kept apart from what is merged.
+
+Every head maps hidden states (features, tokens, hidden) to outputs, and outputs with labels to a loss. Sequence heads
+read the mean over a feature's tokens, token heads read every token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adaptmtl.tasks.encoded import EncodedRows
+from adaptmtl.tasks.spec import Kind, TaskSpec
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded features of some units of one split.
+
+    Attributes:
+        features: (features,) their indices in the split, in order.
+        input_ids, attention_mask: (features, tokens) int64.
+        token_type_ids: (features, tokens) int64 or None.
+        states: (features, tokens, hidden) fp32, or None when the whole encoder runs.
+        labels: by kind, see :class:`~adaptmtl.tasks.encoded.EncodedRows`; tagging is padded to (features, tokens).
+        sizes: (units,) features per unit.
+    """
+
+    features: np.ndarray
+    input_ids: Tensor
+    attention_mask: Tensor
+    token_type_ids: Tensor | None
+    states: Tensor | None
+    labels: Tensor | None
+    sizes: tuple[int, ...]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens without padding."""
+        return int(self.attention_mask.sum())
+
+
+class Head(nn.Module):
+    """Base of all heads.
+
+    Args:
+        hidden_size: width of the hidden states.
+        outputs: values per feature or per token.
+        dropout: on what the output layer reads.
+    """
+
+    per_token = False
+
+    def __init__(self, hidden_size: int, outputs: int, dropout: float = 0.1):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden_size, outputs)
+        nn.init.normal_(self.output.weight, std=0.02)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """Returns (features, outputs), or (features, tokens, outputs) where ``per_token``."""
+        read = hidden if self.per_token else mean_over_tokens(hidden, attention_mask)
+        return self.output(self.dropout(read))
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Returns the mean loss over the batch's units, a scalar."""
+        raise NotImplementedError
+
+    def scale_outputs(self, outputs: Tensor) -> Tensor:
+        """Turns outputs into the unit that predictions are decoded from."""
+        return outputs
+
+
+class ClassificationHead(Head):
+    """Logits over the labels, cross-entropy."""
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy."""
+        return F.cross_entropy(outputs, batch.labels)  # type: ignore[arg-type]
+
+
+class RegressionHead(Head):
+    """One value per feature, squared error on labels standardised by the training rows' mean and deviation."""
+
+    center: Tensor
+    spread: Tensor
+
+    def __init__(self, hidden_size: int, outputs: int = 1, dropout: float = 0.1):
+        super().__init__(hidden_size, outputs, dropout)
+        self.register_buffer("center", torch.zeros(()))
+        self.register_buffer("spread", torch.ones(()))
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean squared error, in units of the labels' standard deviation."""
+        assert batch.labels is not None
+        return F.mse_loss(outputs[:, 0], (batch.labels - self.center) / self.spread)
+
+    def scale_outputs(self, outputs: Tensor) -> Tensor:
+        """Back to label units."""
+        return outputs * self.spread + self.center
+
+
+class ChoiceHead(Head):
+    """One score per choice, cross-entropy over the choices of a row."""
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy over rows, each with its own number of choices."""
+        scores = torch.split(outputs[:, 0], batch.sizes)
+        padded = nn.utils.rnn.pad_sequence(list(scores), batch_first=True, padding_value=-1e4)  # (units, most choices)
+        return F.cross_entropy(padded, batch.labels)  # type: ignore[arg-type]
+
+
+class TokenHead(Head):
+    """Logits over the tags for every token, cross-entropy on the first token of each word."""
+
+    per_token = True
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy over words."""
+        assert batch.labels is not None
+        return F.cross_entropy(outputs.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
+
+
+class SpanHead(Head):
+    """Start and end scores for every token, cross-entropy over positions (Devlin et al. 2019)."""
+
+    per_token = True
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean of start and end cross-entropy; padding cannot be chosen."""
+        assert batch.labels is not None
+        scores = outputs.masked_fill(batch.attention_mask[:, :, None] == 0, -1e4)
+        start = F.cross_entropy(scores[:, :, 0], batch.labels[:, 0])
+        return (start + F.cross_entropy(scores[:, :, 1], batch.labels[:, 1])) / 2
+
+
+HEADS: dict[Kind, type[Head]] = {
+    Kind.SEQUENCE_CLASSIFICATION: ClassificationHead,
+    Kind.REGRESSION: RegressionHead,
+    Kind.MULTIPLE_CHOICE: ChoiceHead,
+    Kind.TOKEN_CLASSIFICATION: TokenHead,
+    Kind.QUESTION_ANSWERING: SpanHead,
+}
+
+
+def make_head(spec: TaskSpec, hidden_size: int, train: EncodedRows | None, seed: int, dropout: float = 0.1) -> Head:
+    """Makes the head of a task, drawn from ``seed``.
+
+    Args:
+        spec: the task.
+        hidden_size: width of the backbone.
+        train: training rows, which set the scale of a regression; None when weights will be loaded.
+        seed: of the random weights.
+        dropout: on what the output layer reads.
+    """
+    if spec.kind is Kind.QUESTION_ANSWERING:
+        outputs = 2
+    elif spec.label_names:
+        outputs = len(spec.label_names)
+    else:
+        outputs = 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = HEADS[spec.kind](hidden_size, outputs, dropout)
+    if isinstance(head, RegressionHead) and train is not None and train.labels is not None:
+        head.center.fill_(float(np.mean(train.labels)))
+        head.spread.fill_(max(float(np.std(train.labels)), 1e-6))
+    return head
+
+
+def mean_over_tokens(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """Returns the mean hidden state over each feature's own tokens, (features, hidden)."""
+    weight = attention_mask.to(hidden.dtype)[:, :, None]
+    return (hidden * weight).sum(1) / weight.sum(1).clamp(min=1)

@@ -1,0 +1,210 @@
+"""What an adapter says about itself: ``adaptmtl.json`` in the adapter's folder."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from adaptmtl.errors import AdapterError
+from adaptmtl.storage import KEY_LENGTH
+from adaptmtl.tasks.spec import Kind
+
+FORMAT_VERSION: Literal[1] = 1
+#: Name of the manifest's file in an adapter's folder.
+MANIFEST = "adaptmtl.json"
+
+_NAME = r"^[a-z0-9][a-z0-9_.\-]{0,127}$"
+
+
+class _Facts(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class TaskFacts(_Facts):
+    """The task that the adapter solves; ``label_names`` in the order of the head's outputs, ``metric`` the main one."""
+
+    name: str = Field(pattern=_NAME)
+    kind: Kind
+    label_names: tuple[str, ...] | None = None
+    metric: str
+    language: str = "en"
+
+
+class BackboneFacts(_Facts):
+    """The frozen encoder under the adapter; ``hash`` is over its weights, configuration and tokenizer files.
+
+    Attributes:
+        hub_id: where the same weights stand on the Hub, when that is not the name.
+    """
+
+    name: str = Field(min_length=1)
+    hub_id: str | None = None
+    hash: str = Field(min_length=1)
+    model_type: str
+    hidden_size: int = Field(gt=0)
+    n_layers: int = Field(gt=0)
+
+
+class Figure(_Facts):
+    """A measured value over ``n`` rows, with the ends of its 95% interval where one was computed."""
+
+    value: float
+    n: int = Field(ge=0)
+    low: float | None = None
+    high: float | None = None
+
+
+class DataFacts(_Facts):
+    """The rows behind the adapter: where from, what content (sha256), how many, under which licence."""
+
+    origin: str
+    train_fingerprint: str
+    validation_fingerprint: str
+    train_rows: int = Field(ge=0)
+    validation_rows: int = Field(ge=0)
+    licence: str = "unstated"
+
+
+class SourceFacts(_Facts):
+    """One adapter that went into a fused one."""
+
+    name: str
+    key: str
+    weight: float
+
+
+class CostFacts(_Facts):
+    """What making the adapter took."""
+
+    seconds: float = Field(ge=0)
+    peak_memory_mib: float = Field(ge=0)
+    steps: int = Field(ge=0)
+    examples_seen: int = Field(ge=0)
+    trained_parameters: int = Field(ge=0)
+
+
+class EncodingFacts(_Facts):
+    """How rows were tokenised: tokens per feature, tokens of overlap between windows, unanswerable questions or not."""
+
+    max_length: int = Field(gt=0)
+    stride: int | None = Field(None, ge=0)
+    null_answers: bool = False
+
+
+class HeadFacts(_Facts):
+    """The output layer in ``head.safetensors``."""
+
+    kind: str
+    config: dict[str, Any] = {}
+
+
+class ProbeFacts(_Facts):
+    """Raw rows with the logits that loading must reproduce.
+
+    Attributes:
+        rows: raw rows, normalised to the columns of the task's kind.
+        logits: one nested list of numbers per row.
+        tolerance: greatest absolute difference that counts as equal.
+    """
+
+    rows: tuple[dict[str, Any], ...] = Field(min_length=1, max_length=64)
+    logits: tuple[Any, ...]
+    tolerance: float = Field(gt=0)
+
+    @field_validator("logits")
+    @classmethod
+    def _finite(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if any(not _is_numbers(row) for row in value):
+            raise ValueError("logits must be nested lists of finite numbers")
+        return value
+
+    @model_validator(mode="after")
+    def _one_per_row(self) -> ProbeFacts:
+        if len(self.rows) != len(self.logits):
+            raise ValueError(f"{len(self.rows)} probe rows but {len(self.logits)} logits")
+        return self
+
+
+class Manifest(_Facts):
+    """All that is known about an adapter besides its weights.
+
+    Attributes:
+        key: hash of everything the adapter depends on (:func:`adaptmtl.storage.key_of`); names its folder in the zoo.
+        name: for people, unique in practice ("boolq-lora-1a2b3c4d"); see :func:`adapter_name`.
+        method: how it was made ("lora", "fused", ...).
+        recipe: the settings it was made with.
+        metrics: by metric name, on validation rows that no choice has looked at.
+        sources: for a fused adapter, what it was fused from, with weights.
+        files: sha256 of every other file in the folder except README.md; filled in by ``write_bundle``.
+        provenance: :func:`adaptmtl.provenance.record`.
+    """
+
+    format_version: Literal[1] = FORMAT_VERSION
+    key: str = Field(pattern=rf"^[0-9a-f]{{{KEY_LENGTH}}}$")
+    name: str = Field(pattern=_NAME)
+    task: TaskFacts
+    method: str = Field(pattern=r"^[a-z][a-z0-9_\-]*$")
+    backbone: BackboneFacts
+    recipe: dict[str, Any]
+    seed: int
+    metrics: dict[str, Figure]
+    data: DataFacts
+    sources: tuple[SourceFacts, ...] = ()
+    cost: CostFacts
+    encoding: EncodingFacts
+    head: HeadFacts
+    probe: ProbeFacts
+    files: dict[str, str] = {}
+    provenance: dict[str, Any]
+
+    @field_validator("files")
+    @classmethod
+    def _plain_files(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, digest in value.items():
+            if not name or name in (".", "..", MANIFEST) or "/" in name or "\\" in name or "\0" in name:
+                raise ValueError(f"{name!r} is not a plain file name")
+            if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+                raise ValueError(f"{name}: {digest!r} is not a sha256")
+        return value
+
+    @property
+    def main_figure(self) -> Figure | None:
+        """The figure of the task's main metric, or None where it was not measured."""
+        return self.metrics.get(self.task.metric)
+
+
+def adapter_name(task: str, method: str, key: str) -> str:
+    """Returns the usual name of an adapter: ``boolq-lora-1a2b3c4d``."""
+    return f"{task}-{method}-{key[:8]}"
+
+
+def parse_manifest(raw: bytes, where: str) -> Manifest:
+    """Reads a manifest's bytes; unknown fields are errors.
+
+    Args:
+        raw: content of an ``adaptmtl.json``.
+        where: path for the message.
+
+    Raises:
+        AdapterError: not JSON, of another format version, or fields that are missing, unknown or wrong (all are named).
+    """
+    try:
+        return Manifest.model_validate_json(raw, strict=True)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False)
+    problems = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in found[:8])
+    more = f" (and {len(found) - 8} more)" if len(found) > 8 else ""
+    if any(one["loc"] == ("format_version",) for one in found):
+        remedy = f"this version reads format {FORMAT_VERSION}: update adaptmtl, or make the adapter again"
+    else:
+        remedy = "make or pull the adapter again"
+    line = " ".join(f"{problems}{more}".split())
+    raise AdapterError(f"{where} is not a valid adapter manifest: {line}; {remedy}")
+
+
+def _is_numbers(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, (list, tuple)):
+        return depth < 4 and all(_is_numbers(one, depth + 1) for one in value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

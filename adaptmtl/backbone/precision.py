@@ -1,0 +1,134 @@
+"""Linear layers that multiply in bf16 and keep everything else in fp32.
+
+On CPUs with bf16 instructions a matrix product in bf16 runs at more than twice the fp32 rate, while attention's
+backward pass in bf16 is several times slower than in fp32. So every ``nn.Linear`` of an encoder is replaced by one of
+three layers that cast to ``dtype`` on the way in and back on the way out; attention, norms, activations and the
+residual stream stay in fp32. The same layers serve fp32 (``dtype=torch.float32``), where the casts are no-ops.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@lru_cache(maxsize=1)
+def default_dtype() -> torch.dtype:
+    """Returns the dtype for matrix products on this machine: bf16 where the hardware multiplies in it, else fp32."""
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    supported = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if supported else torch.float32
+
+
+class FrozenLinear(nn.Module):
+    """``y = x W^T + c`` with constant weights stored in ``dtype``."""
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype):
+        super().__init__()
+        self.register_buffer("weight", linear.weight.detach().to(dtype), persistent=False)
+        bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+        self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (..., in) to (..., out) in the input's dtype."""
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
+
+
+class TrainableLinear(nn.Module):
+    """``y = x W^T + c`` with fp32 master weights, cast once per step: for full fine-tuning."""
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype):
+        super().__init__()
+        self.weight, self.bias, self.dtype = linear.weight, linear.bias, dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (..., in) to (..., out) in the input's dtype."""
+        bias = None if self.bias is None else self.bias.to(self.dtype)
+        return F.linear(x.to(self.dtype), self.weight.to(self.dtype), bias).to(x.dtype)
+
+
+class LowRankLinear(nn.Module):
+    """``y = x (W + s B A)^T + c``: a frozen linear layer with a trainable low-rank update (LoRA, Hu et al. 2021).
+
+    The update is merged into a fresh copy of the fp32 weights once per step, which costs less than the separate
+    low-rank branch; an fp32 master is needed since updates below half a bf16 ulp would vanish otherwise.
+
+    Args:
+        linear: the frozen layer, (out, in).
+        a: (rank, in); b: (out, rank); scale: s.
+        output_scales: optional (sources, out) trainable vectors; row s of ``b``'s columns is multiplied by the vector
+            of the source that ``rank_source`` (rank,) assigns to it (ScaLearn, Frohmann et al. 2024).
+    """
+
+    def __init__(
+        self,
+        linear: nn.Linear,
+        a: Tensor,
+        b: Tensor,
+        scale: float,
+        dtype: torch.dtype,
+        output_scales: nn.Parameter | None = None,
+        rank_source: Tensor | None = None,
+    ):
+        super().__init__()
+        self.register_buffer("weight", linear.weight.detach(), persistent=False)
+        bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+        self.register_buffer("bias", bias, persistent=False)
+        self.register_buffer("rank_source", rank_source, persistent=False)
+        self.a, self.b, self.scale, self.dtype = a, b, scale, dtype
+        self.output_scales = output_scales
+
+    def effective_b(self) -> Tensor:
+        """Returns B with the output scales folded in, (out, rank)."""
+        if self.output_scales is None:
+            return self.b
+        return self.b * self.output_scales[self.rank_source].T
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (..., in) to (..., out) in the input's dtype."""
+        return _MergedLinear.apply(x, self.weight, self.bias, self.a, self.effective_b(), self.scale, self.dtype)
+
+
+class _MergedLinear(torch.autograd.Function):
+    """Forward through the merged weight; backward to x through it, and to A and B through rank-sized products."""
+
+    @staticmethod
+    def forward(ctx: Any, x, weight, bias, a, b, scale, dtype):  # type: ignore[no-untyped-def]
+        merged = torch.addmm(weight, b, a, alpha=scale).to(dtype)
+        low = x.to(dtype)
+        ctx.save_for_backward(low, merged, a, b)
+        ctx.scale, ctx.out_dtype = scale, x.dtype
+        return F.linear(low, merged, bias).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad):  # type: ignore[no-untyped-def]
+        x, merged, a, b = ctx.saved_tensors
+        g = grad.to(merged.dtype)
+        flat_g, flat_x = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])  # (N, out), (N, in)
+        grad_x = (g @ merged).to(ctx.out_dtype) if ctx.needs_input_grad[0] else None
+        grad_a = grad_b = None
+        if ctx.needs_input_grad[3]:
+            grad_a = ctx.scale * ((flat_g @ b.to(g.dtype)).T @ flat_x).to(a.dtype)  # (rank, in)
+        if ctx.needs_input_grad[4]:
+            grad_b = ctx.scale * (flat_g.T @ (flat_x @ a.to(x.dtype).T)).to(b.dtype)  # (out, rank)
+        return grad_x, None, None, grad_a, grad_b, None, None
+
+
+def replace_linears(module: nn.Module, dtype: torch.dtype, *, trainable: bool = False) -> None:
+    """Replaces every plain ``nn.Linear`` below ``module`` in place.
+
+    Args:
+        module: an encoder or a part of one.
+        dtype: of the matrix products.
+        trainable: keep fp32 master weights that take gradients (full fine-tuning) instead of constants in ``dtype``.
+    """
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                layer = TrainableLinear(child, dtype) if trainable else FrozenLinear(child, dtype)
+                setattr(parent, name, layer)

@@ -1,0 +1,206 @@
+"""Cached activations: the output of the lowest k layers for every token of a split, computed once.
+
+Nothing below the lowest adapter changes in training and dropout is off there, so the states are exact; every epoch,
+seed, source and arm on the same rows shares them. They lie on disk as one memory-mapped array, under a key made of
+the backbone's weights, the encoded rows, k and the dtype. Folders are evicted, least recently used first, when the
+cache outgrows its limit; a split that would not fit at all is recomputed batch by batch, with the same rounding.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adaptmtl.backbone.load import Backbone
+from adaptmtl.backbone.precision import replace_linears
+from adaptmtl.backbone.segments import lower_part
+from adaptmtl.storage import key_of, publish_folder, read_json, write_json
+from adaptmtl.tasks.encoded import EncodedRows
+from adaptmtl.workspace import Workspace
+
+VERSION = 1
+DEFAULT_LIMIT_GIB = 8.0
+_TOKENS_PER_BATCH = 8192
+PAD_TO = 16
+
+
+class States(Protocol):
+    """Hands out the states of chosen features."""
+
+    def batch(self, features: np.ndarray, length: int) -> Tensor:
+        """Returns (features, length, hidden) fp32 states, zero beyond each feature's own tokens."""
+
+
+@dataclass(frozen=True)
+class CachedStates:
+    """States in one memory-mapped file, ``values`` (total_tokens, hidden), bf16 stored as uint16, or fp32."""
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    def batch(self, features: np.ndarray, length: int) -> Tensor:
+        """Returns (features, length, hidden) fp32 states, zero beyond each feature's own tokens."""
+        out = torch.zeros(len(features), length, self.values.shape[1])
+        for row, feature in enumerate(features):
+            start, end = int(self.offsets[feature]), int(self.offsets[feature + 1])
+            part = torch.from_numpy(np.array(self.values[start:end]))
+            out[row, : end - start] = part.view(torch.bfloat16) if part.dtype == torch.uint16 else part
+        return out
+
+
+class RecomputedStates:
+    """States computed anew for each batch: slower, for splits that do not fit the cache."""
+
+    def __init__(self, backbone: Backbone, encoded: EncodedRows, k: int, dtype: torch.dtype, device: torch.device):
+        self.encoded, self.dtype, self.device = encoded, dtype, device
+        self.model = _lower(backbone, k, dtype, device)
+
+    def batch(self, features: np.ndarray, length: int) -> Tensor:
+        """Returns (features, length, hidden) fp32 states, zero beyond each feature's own tokens."""
+        hidden, mask = _forward(self.model, self.encoded, features, length, self.device)
+        return (hidden.to(self.dtype).float() * mask[:, :, None]).cpu()
+
+
+def states_of(
+    workspace: Workspace, backbone: Backbone, encoded: EncodedRows, k: int, dtype: torch.dtype, device: torch.device
+) -> States:
+    """Returns the states of all features after the lowest ``k`` layers, from the cache or computed now.
+
+    Args:
+        workspace: holds the cache, and is told when states do not fit.
+        backbone: whose lower layers.
+        encoded: tokenised rows.
+        k: number of lower layers, at least 1.
+        dtype: of the matrix products and of the stored states, bf16 or fp32.
+        device: where to compute.
+    """
+    root = workspace.folder("states")
+    folder = root / key_of(version=VERSION, backbone=backbone.hash, rows=encoded.fingerprint, k=k, dtype=str(dtype))
+    stored = np.dtype(np.uint16 if dtype == torch.bfloat16 else np.float32)
+    shape = (encoded.n_tokens, backbone.hidden_size)
+    size = stored.itemsize * shape[0] * shape[1]
+    if not _valid(folder, shape, stored):
+        limit = float(os.environ.get("ADAPTMTL_STATES_GIB", DEFAULT_LIMIT_GIB)) * 2**30
+        if size > limit:
+            workspace.reporter.say(
+                f"states of {encoded.n_rows} rows take {size / 2**30:.1f} GiB, more than the cache's "
+                f"{limit / 2**30:.1f} GiB (ADAPTMTL_STATES_GIB): recomputing them in every step"
+            )
+            return RecomputedStates(backbone, encoded, k, dtype, device)
+        _evict(root, int(limit - size), keep=folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        with publish_folder(folder) as temporary:
+            _compute(temporary / "states.bin", workspace, backbone, encoded, k, dtype, device, shape, stored)
+            write_json(temporary / "states.json", {"shape": list(shape), "dtype": stored.name, "bytes": size})
+    with suppress(OSError):  # the cache may be on a read-only disk; only the order of eviction suffers
+        os.utime(folder / "states.json")
+    return CachedStates(np.memmap(folder / "states.bin", dtype=stored, mode="r", shape=shape), encoded.offsets)
+
+
+def token_batches(lengths: np.ndarray, tokens: int = _TOKENS_PER_BATCH) -> Iterator[np.ndarray]:
+    """Yields feature indices in batches of similar length and bounded padded size, longest first."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        longest = padded_length(int(lengths[order[start]]))
+        size = max(1, tokens // longest)
+        yield order[start : start + size]
+        start += size
+
+
+def padded_length(length: int) -> int:
+    """Rounds a length up to a multiple of 16: a small set of shapes, since each new one costs time."""
+    return max(PAD_TO, -(-length // PAD_TO) * PAD_TO)
+
+
+def pad_tokens(encoded: EncodedRows, features: np.ndarray, length: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Returns input_ids, attention_mask and token_type_ids of chosen features, each (features, length), int64."""
+    lengths = encoded.lengths[features]
+    inside = np.arange(length)[None, :] < lengths[:, None]
+    flat = np.concatenate([np.arange(encoded.offsets[i], encoded.offsets[i + 1]) for i in features])
+    ids = np.zeros(inside.shape, dtype=np.int64)
+    ids[inside] = encoded.input_ids[flat]
+    types = None
+    if encoded.token_type_ids is not None:
+        types = np.zeros(inside.shape, dtype=np.int64)
+        types[inside] = encoded.token_type_ids[flat]
+    return (
+        torch.from_numpy(ids),
+        torch.from_numpy(inside.astype(np.int64)),
+        None if types is None else torch.from_numpy(types),
+    )
+
+
+def _compute(
+    path: Path, workspace: Workspace, backbone: Backbone, encoded: EncodedRows, k: int, dtype: torch.dtype,
+    device: torch.device, shape: tuple[int, int], stored: np.dtype,
+) -> None:  # fmt: skip
+    with path.open("wb") as file:  # reserves the space first: a full disk is an error here, not a crash while mapped
+        if shape[0]:
+            os.posix_fallocate(file.fileno(), 0, shape[0] * shape[1] * stored.itemsize)
+    values = np.memmap(path, dtype=stored, mode="r+", shape=shape)
+    model = _lower(backbone, k, dtype, device)
+    batches = list(token_batches(encoded.lengths))
+    for features in workspace.reporter.track(batches, f"states of {encoded.n_features} sequences"):
+        length = padded_length(int(encoded.lengths[features].max()))
+        hidden, mask = _forward(model, encoded, features, length, device)
+        low = hidden.to(dtype).cpu()
+        raw = low.view(torch.uint16).numpy() if dtype == torch.bfloat16 else low.numpy()
+        for row, feature in enumerate(features):
+            start, end = int(encoded.offsets[feature]), int(encoded.offsets[feature + 1])
+            values[start:end] = raw[row, : end - start]
+    values.flush()
+
+
+def _lower(backbone: Backbone, k: int, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+    model = lower_part(backbone.load_encoder(), backbone.anatomy, k)
+    replace_linears(model, dtype)
+    return model.requires_grad_(False).to(device)
+
+
+def _forward(
+    model: torch.nn.Module, encoded: EncodedRows, features: np.ndarray, length: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    ids, mask, types = pad_tokens(encoded, features, length)
+    extra = {} if types is None else {"token_type_ids": types.to(device)}
+    with torch.inference_mode():
+        out = model(input_ids=ids.to(device), attention_mask=mask.to(device), **extra)
+    return out.last_hidden_state, mask
+
+
+def _valid(folder: Path, shape: tuple[int, int], stored: np.dtype) -> bool:
+    meta = read_json(folder / "states.json")
+    if not meta or tuple(meta["shape"]) != shape or meta["dtype"] != stored.name:
+        return False
+    file = folder / "states.bin"
+    return file.is_file() and file.stat().st_size == meta["bytes"]
+
+
+def _evict(root: Path, room: int, keep: Path) -> None:
+    """Removes least recently used folders until the rest takes at most ``room`` bytes."""
+    entries: list[tuple[float, int, Path]] = []
+    for folder in _folders(root):
+        meta = folder / "states.json"
+        with suppress(FileNotFoundError):  # another process may be evicting too
+            entries.append((meta.stat().st_mtime, (folder / "states.bin").stat().st_size, folder))
+    used = sum(size for _, size, folder in entries if folder != keep)
+    for modified, size, folder in sorted(entries):
+        if used <= room:
+            break
+        if folder != keep and time.time() - modified > 1.0:
+            shutil.rmtree(folder, ignore_errors=True)
+            used -= size
+
+
+def _folders(root: Path) -> Iterable[Path]:
+    return [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []

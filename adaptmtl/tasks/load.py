@@ -1,0 +1,154 @@
+"""Rows of a task, from wherever they can be had, normalised and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from adaptmtl.errors import DataError, UnknownNameError
+from adaptmtl.tasks.check_rows import Where, infer_label_names, normalise, required
+from adaptmtl.tasks.columns import Expression, lookup, parse_columns
+from adaptmtl.tasks.rows import Row, Split, TaskRows
+from adaptmtl.tasks.sample import cut, subsample
+from adaptmtl.tasks.sources.archive import read_archive
+from adaptmtl.tasks.sources.local import read_local
+from adaptmtl.tasks.sources.mirror import in_mirror, read_mirror
+from adaptmtl.tasks.sources.raw import RawRows
+from adaptmtl.tasks.spec import ArchiveRows, FileRows, HubRows, Kind, TaskSpec
+from adaptmtl.workspace import Workspace
+
+__all__ = ["Source", "load_rows", "subsample"]
+
+Source = Literal["auto", "file", "mirror", "archive", "hub"]
+_SOURCES: tuple[Source, ...] = ("file", "mirror", "archive", "hub")
+_VALIDATION_SHARE = 0.2
+_VALIDATION_SEED = 13
+
+
+def load_rows(spec: TaskSpec, workspace: Workspace, source: str = "auto") -> TaskRows:
+    """Loads a task's training and validation rows.
+
+    Args:
+        spec: the task.
+        workspace: mirror folder, offline flag, and where archives are kept.
+        source: "file", "mirror", "archive" or "hub"; "auto" takes the first of these, in this order, that the task
+            declares and (for the mirror) that is there.
+
+    Raises:
+        DataError: rows that cannot be used; names task, row, column, value and remedy.
+        OfflineError: the rows are remote, and the network is off or did not answer.
+        UnknownNameError: ``source`` is none of the above.
+    """
+    kind = source if source != "auto" else _choose(spec, workspace)
+    if kind not in _SOURCES:
+        raise UnknownNameError("row source", kind, ("auto", *_SOURCES), f"known: auto, {', '.join(_SOURCES)}")
+    declared, expressions = _declared(spec, kind, workspace)
+    raw = _read(declared, kind, expressions, workspace)
+    return _normalised(spec, raw, expressions)
+
+
+def available_sources(spec: TaskSpec, workspace: Workspace) -> tuple[str, ...]:
+    """Returns the sources that the task declares, in the order that "auto" prefers; mirror only where it is there."""
+    found: list[str] = []
+    for kind in _SOURCES:
+        if any(_serves(rows, kind, workspace) for rows in spec.rows):
+            found.append(kind)
+    return tuple(found)
+
+
+def _choose(spec: TaskSpec, workspace: Workspace) -> str:
+    return available_sources(spec, workspace)[0]
+
+
+def _serves(rows: HubRows | ArchiveRows | FileRows, kind: str, workspace: Workspace) -> bool:
+    if kind == "mirror":
+        return isinstance(rows, HubRows) and in_mirror(rows, workspace.mirror)
+    return rows.type == kind
+
+
+def _declared(
+    spec: TaskSpec, kind: str, workspace: Workspace
+) -> tuple[HubRows | ArchiveRows | FileRows, dict[str, Expression]]:
+    for rows in spec.rows:
+        if _serves(rows, kind, workspace):
+            columns = rows.columns or {name: name for name in required(spec.kind)}
+            try:
+                return rows, parse_columns(columns)
+            except ValueError as error:
+                raise DataError(f"task {spec.name}: {error}") from error
+    there = ", ".join(available_sources(spec, workspace)) or "none"
+    if kind == "mirror":
+        folder = workspace.mirror or "(none given)"
+        raise DataError(f"task {spec.name}: the mirror {folder} does not hold it; set --mirror; other sources: {there}")
+    raise DataError(f"task {spec.name}: has no {kind} source; sources: {there}")
+
+
+def _read(
+    rows: HubRows | ArchiveRows | FileRows, kind: str, expressions: dict[str, Expression], workspace: Workspace
+) -> RawRows:
+    if isinstance(rows, FileRows):
+        return read_local(rows)
+    if isinstance(rows, ArchiveRows):
+        return read_archive(rows, workspace)
+    if kind == "mirror":
+        assert workspace.mirror is not None
+        return read_mirror(rows, expressions, workspace.mirror)
+    from adaptmtl.tasks.sources.hub import read_hub  # datasets takes 2 s to import, and few loads need it
+
+    return read_hub(rows, workspace)
+
+
+def _normalised(spec: TaskSpec, raw: RawRows, expressions: dict[str, Expression]) -> TaskRows:
+    places = {split: Where(spec.name, split, expressions) for split in ("train", "validation")}
+    if missing := [name for name in required(spec.kind) if name not in expressions]:
+        raise DataError(f"task {spec.name}: 'columns' does not say where {', '.join(missing)} comes from; add it")
+    names = spec.label_names
+    if names is None and spec.kind in (Kind.SEQUENCE_CLASSIFICATION, Kind.TOKEN_CLASSIFICATION):
+        names = infer_label_names(raw.train, places["train"], spec.kind is Kind.TOKEN_CLASSIFICATION)
+        spec = spec.model_copy(update={"label_names": names})
+    train, notes = normalise(raw.train, spec, names, places["train"], raw.class_names)
+    if raw.validation is None:
+        train, validation = cut(train, _groups(train, raw, spec), spec, _VALIDATION_SHARE, _VALIDATION_SEED)
+        notes.append(f"validation is {_VALIDATION_SHARE:.0%} of the rows, stratified (seed {_VALIDATION_SEED})")
+        if not train or not validation:
+            raise DataError(
+                f"task {spec.name}: {len(train) + len(validation)} rows are too few to cut validation rows from; "
+                "name a validation file"
+            )
+    else:
+        validation, more = normalise(raw.validation, spec, names, places["validation"], raw.class_names)
+        notes += more
+    notes += _check_labels(spec, train, validation)
+    return TaskRows(spec, Split(tuple(train)), Split(tuple(validation)), raw.origin, (*raw.notes, *notes))
+
+
+def _groups(rows: list[Row], raw: RawRows, spec: TaskSpec) -> list[str]:
+    """What must stay on one side of a cut: the context of a question, else equal texts."""
+    column = {Kind.QUESTION_ANSWERING: "context", Kind.TOKEN_CLASSIFICATION: "tokens"}.get(spec.kind, "text")
+    wanted = (column,) if column != "text" else ("text", "text_pair", "choices")
+    return ["\n".join(" ".join(str(row.get(name)).lower().split()) for name in wanted) for row in rows]
+
+
+def _check_labels(spec: TaskSpec, train: list[Row], validation: list[Row]) -> list[str]:
+    if spec.kind is Kind.SEQUENCE_CLASSIFICATION:
+        seen, held = _labels(train, "label"), _labels(validation, "label")
+        if len(seen) < 2:
+            only = spec.label_names[next(iter(seen))] if spec.label_names else next(iter(seen))
+            raise DataError(f"task {spec.name}, train: every row has the label {only!r}; give rows of 2 or more labels")
+    elif spec.kind is Kind.TOKEN_CLASSIFICATION:
+        seen, held = ({tag for row in rows for tag in row["tags"]} for rows in (train, validation))
+        if len(seen) < 2:
+            raise DataError(f"task {spec.name}, train: every token has the same tag; give rows of 2 or more tags")
+    else:
+        if spec.kind is Kind.REGRESSION and len(_labels(train, "label")) < 2:
+            raise DataError(f"task {spec.name}, train: every row has the same label; give rows that differ")
+        return []
+    unseen = sorted(held - seen)
+    if not unseen or spec.label_names is None:
+        return []
+    shown = ", ".join(spec.label_names[label] for label in unseen[:5])
+    return [f"{len(unseen)} labels of validation rows do not occur in train ({shown}{' ...' if unseen[5:] else ''})"]
+
+
+def _labels(rows: Iterable[Row], column: str) -> set:
+    return {lookup(row, column) for row in rows}

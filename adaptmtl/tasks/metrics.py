@@ -1,0 +1,187 @@
+"""Metrics as sums over rows: a metric is a function of additive statistics, so a bootstrap is one matrix product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from adaptmtl.errors import DataError
+from adaptmtl.registry import Registry
+from adaptmtl.tasks.decode import Predictions
+from adaptmtl.tasks.metrics_counts import accuracy_counts, class_counts, macro_f1, matthews, ratio
+from adaptmtl.tasks.metrics_entities import entity_counts, has_chunks, micro_f1
+from adaptmtl.tasks.metrics_moments import correlation, pearson_moments, spearman_moments
+from adaptmtl.tasks.metrics_squad import best_over_answers, exact_match, token_f1
+from adaptmtl.tasks.rows import Split
+from adaptmtl.tasks.spec import Kind, TaskSpec
+
+_CLASSES = (Kind.SEQUENCE_CLASSIFICATION, Kind.MULTIPLE_CHOICE, Kind.TOKEN_CLASSIFICATION)
+
+
+@dataclass(frozen=True)
+class References:
+    """What is true of each row of a split.
+
+    Attributes:
+        values: per row an int, a float, a list of tag ids, or a list of accepted answers.
+        n_classes: labels (or choices, at most) that there are; 0 where the values are no classes.
+        label_names: names of the labels, where they have any.
+    """
+
+    values: Sequence[Any]
+    n_classes: int = 0
+    label_names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, split: Split, spec: TaskSpec) -> References:
+        """Reads them from the rows of a task."""
+        if spec.kind is Kind.QUESTION_ANSWERING:
+            return cls([row["answers"]["text"] for row in split.rows])
+        if spec.kind is Kind.REGRESSION:
+            return cls([row["label"] for row in split.rows])
+        if spec.kind is Kind.MULTIPLE_CHOICE:
+            choices = max((len(row["choices"]) for row in split.rows), default=0)
+            return cls([row["label"] for row in split.rows], choices)
+        names = spec.label_names or ()
+        column = "tags" if spec.kind is Kind.TOKEN_CLASSIFICATION else "label"
+        return cls([row[column] for row in split.rows], len(names), names)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure that is computed from sums over rows.
+
+    Attributes:
+        name: as in task files.
+        summary: one line for people.
+        kinds: kinds of task that it suits.
+        per_row: ``(predicted labels, references) -> (rows, d)`` float64 statistics of each row.
+        score: ``sums (..., d) -> (...)`` the figure for summed statistics, in [0, 1], correlations in [-1, 1]; of a
+            bootstrap it is ``score(weights @ statistics)`` with weights (samples, rows).
+    """
+
+    name: str
+    summary: str
+    kinds: tuple[Kind, ...]
+    per_row: Callable[[Sequence[Any], References], np.ndarray]
+    score: Callable[[np.ndarray], np.ndarray]
+
+    def statistics(self, predictions: Predictions | Sequence[Any], split: Split, spec: TaskSpec) -> np.ndarray:
+        """Returns the sufficient statistics of each row.
+
+        Args:
+            predictions: what :func:`adaptmtl.tasks.decode.decode` gave, or its ``labels``.
+            split: the rows with their true labels.
+            spec: the task.
+
+        Returns:
+            (rows, d) float64; a metric of the whole split is ``score(statistics.sum(axis=0))``.
+
+        Raises:
+            DataError: the metric does not suit the kind of task.
+            ValueError: predictions and rows differ in number.
+        """
+        if spec.kind not in self.kinds:
+            suited = ", ".join(name for name in metrics if spec.kind in metrics[name].kinds)
+            raise DataError(f"metric {self.name!r} does not suit {spec.kind} task {spec.name!r}: use one of {suited}")
+        labels = predictions.labels if isinstance(predictions, Predictions) else predictions
+        if len(labels) != len(split):
+            raise ValueError(f"{len(labels)} predictions for {len(split)} rows")
+        return self.per_row(labels, References.of(split, spec))
+
+
+metrics: Registry[Metric] = Registry("metric", "adaptmtl.metrics")
+
+
+def metrics_for(spec: TaskSpec) -> tuple[str, ...]:
+    """Returns the names of the task's main metric and then of the others that are usual for its kind.
+
+    Raises:
+        UnknownNameError: the task names a metric that does not exist.
+        DataError: the task names a metric that does not suit its kind.
+    """
+    main = metrics[spec.main_metric]
+    if spec.kind not in main.kinds:
+        usual = ", ".join(_USUAL[spec.kind])
+        raise DataError(f"metric {main.name!r} does not suit {spec.kind} task {spec.name!r}: use one of {usual}")
+    plain_tags = spec.kind is Kind.TOKEN_CLASSIFICATION and not has_chunks(spec.label_names or ())
+    others = ("accuracy", "macro_f1") if plain_tags else _USUAL[spec.kind]
+    return (main.name, *(name for name in others if name != main.name))
+
+
+def evaluate_predictions(predictions: Predictions | Sequence[Any], split: Split, spec: TaskSpec) -> dict[str, float]:
+    """Returns every metric of :func:`metrics_for`, the main one first, over all rows of the split.
+
+    Raises:
+        DataError: there are no rows.
+    """
+    if not len(split):
+        raise DataError(f"task {spec.name!r} has no rows to evaluate on: check the split in the task file")
+    return {
+        name: float(metrics[name].score(metrics[name].statistics(predictions, split, spec).sum(axis=0)))
+        for name in metrics_for(spec)
+    }
+
+
+_USUAL: dict[Kind, tuple[str, ...]] = {
+    Kind.SEQUENCE_CLASSIFICATION: ("accuracy", "macro_f1", "matthews"),
+    Kind.REGRESSION: ("pearson", "spearman"),
+    Kind.MULTIPLE_CHOICE: ("accuracy",),
+    Kind.TOKEN_CLASSIFICATION: ("entity_f1", "accuracy"),
+    Kind.QUESTION_ANSWERING: ("squad_f1", "squad_em"),
+}
+
+
+def _items(predicted: Sequence[Any], references: References) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Row, true class and predicted class of each item (a row, or a word of one), and the number of rows."""
+    n = len(references.values)
+    if n and isinstance(references.values[0], list | tuple | np.ndarray):
+        counts = [len(tags) for tags in references.values]
+        if counts != [len(tags) for tags in predicted]:
+            first = next(i for i, tags in enumerate(predicted) if len(tags) != counts[i])
+            raise ValueError(f"row {first} has {counts[first]} words and {len(predicted[first])} predicted tags")
+        row = np.repeat(np.arange(n), counts)
+        true, found = ([tag for tags in values for tag in tags] for values in (references.values, predicted))
+    else:
+        row, true, found = np.arange(n), list(references.values), list(predicted)
+    return row, np.array(true, dtype=np.int64), np.array(found, dtype=np.int64), n
+
+
+def _accuracy(predicted: Sequence[Any], references: References) -> np.ndarray:
+    return accuracy_counts(*_items(predicted, references))
+
+
+def _classes(predicted: Sequence[Any], references: References) -> np.ndarray:
+    return class_counts(*_items(predicted, references), references.n_classes)
+
+
+def _entities(predicted: Sequence[Any], references: References) -> np.ndarray:
+    return entity_counts(*_items(predicted, references), references.label_names)
+
+
+def _numbers(
+    moments: Callable[[np.ndarray, np.ndarray], np.ndarray], predicted: Sequence[Any], references: References
+) -> np.ndarray:
+    return moments(np.array(predicted, dtype=np.float64), np.array(references.values, dtype=np.float64))
+
+
+def _answers(score: Callable[[str, str], float], predicted: Sequence[Any], references: References) -> np.ndarray:
+    return best_over_answers(score, predicted, references.values)
+
+
+_TAGS, _NUMBERS, _ANSWERS = (Kind.TOKEN_CLASSIFICATION,), (Kind.REGRESSION,), (Kind.QUESTION_ANSWERING,)
+for _metric in (
+    Metric("accuracy", "share of rows (of words, for tags) that are right", _CLASSES, _accuracy, ratio),
+    Metric("macro_f1", "mean F1 over the classes that occur", _CLASSES, _classes, macro_f1),
+    Metric("matthews", "Matthews correlation over all classes", _CLASSES, _classes, matthews),
+    Metric("pearson", "Pearson correlation", _NUMBERS, partial(_numbers, pearson_moments), correlation),
+    Metric("spearman", "Spearman rank correlation", _NUMBERS, partial(_numbers, spearman_moments), correlation),
+    Metric("entity_f1", "micro F1 over entities, as seqeval", _TAGS, _entities, micro_f1),
+    Metric("squad_em", "share of exactly right answers", _ANSWERS, partial(_answers, exact_match), ratio),
+    Metric("squad_f1", "mean F1 over words of the answer", _ANSWERS, partial(_answers, token_f1), ratio),
+):
+    metrics.register(_metric.name)(_metric)

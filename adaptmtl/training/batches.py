@@ -1,0 +1,77 @@
+"""Which units go together in a step, and how they become tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from adaptmtl.adapters.heads import IGNORED, Batch
+from adaptmtl.backbone.states import States, pad_tokens, padded_length
+from adaptmtl.tasks.encoded import EncodedRows
+from adaptmtl.tasks.spec import Kind
+
+_BATCHES_PER_BUCKET = 32
+
+
+def epochs_of_units(encoded: EncodedRows, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """Yields unit indices batch by batch, without end, each epoch in a new order of length-bucketed batches.
+
+    Units are shuffled, cut into buckets of 32 batches, sorted by length inside a bucket and batched, so that little
+    is padded and still every epoch has other batches. A last, smaller batch is kept.
+    """
+    generator = np.random.default_rng(seed)
+    unit_length = np.maximum.reduceat(encoded.lengths, encoded.unit_offsets[:-1])
+    bucket = batch_size * _BATCHES_PER_BUCKET
+    while True:
+        order = generator.permutation(encoded.n_units)
+        batches: list[np.ndarray] = []
+        for start in range(0, len(order), bucket):
+            part = order[start : start + bucket]
+            part = part[np.argsort(unit_length[part], kind="stable")]
+            batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+        for index in generator.permutation(len(batches)):
+            yield batches[index]
+
+
+def features_of(encoded: EncodedRows, units: np.ndarray) -> np.ndarray:
+    """Returns the features of the given units, unit by unit."""
+    return np.concatenate([np.arange(encoded.unit_offsets[u], encoded.unit_offsets[u + 1]) for u in units])
+
+
+def make_batch(encoded: EncodedRows, states: States | None, units: np.ndarray, length: int | None = None) -> Batch:
+    """Pads chosen units into one batch with their labels.
+
+    Args:
+        encoded: the split.
+        states: of the lower layers, or None when the whole encoder runs.
+        units: indices of units.
+        length: padded length in tokens; None for the longest feature, rounded up.
+    """
+    features = features_of(encoded, units)
+    length = length or padded_length(int(encoded.lengths[features].max()))
+    ids, mask, types = pad_tokens(encoded, features, length)
+    sizes = tuple(int(n) for n in encoded.unit_offsets[units + 1] - encoded.unit_offsets[units])
+    return Batch(
+        features=features,
+        input_ids=ids,
+        attention_mask=mask,
+        token_type_ids=types,
+        states=None if states is None else states.batch(features, length),
+        labels=_labels(encoded, units, features, length),
+        sizes=sizes,
+    )
+
+
+def _labels(encoded: EncodedRows, units: np.ndarray, features: np.ndarray, length: int) -> torch.Tensor | None:
+    if encoded.labels is None:
+        return None
+    if encoded.kind is Kind.TOKEN_CLASSIFICATION:
+        padded = np.full((len(features), length), IGNORED, dtype=np.int64)
+        for row, feature in enumerate(features):
+            start, end = encoded.offsets[feature], encoded.offsets[feature + 1]
+            padded[row, : end - start] = encoded.labels[start:end]
+        return torch.from_numpy(padded)
+    index = features if encoded.kind is Kind.QUESTION_ANSWERING else units
+    return torch.from_numpy(np.ascontiguousarray(encoded.labels[index]))

@@ -1,0 +1,138 @@
+"""A task's rows, tokenised for one backbone, with the states that training starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from adaptmtl.backbone.load import Backbone
+from adaptmtl.backbone.states import States, states_of
+from adaptmtl.errors import DataError
+from adaptmtl.tasks.encode import encode
+from adaptmtl.tasks.encoded import EncodedRows
+from adaptmtl.tasks.load import load_rows
+from adaptmtl.tasks.rows import Split
+from adaptmtl.tasks.sample import subsample
+from adaptmtl.tasks.spec import Kind, TaskSpec
+from adaptmtl.training.recipe import Encoding
+from adaptmtl.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """Rows of a split; tokenised, and run through the lower layers, when first asked for."""
+
+    rows: Split
+    spec: TaskSpec
+    backbone: Backbone
+    encoding: Encoding
+    labelled: bool = True
+    _states: dict[tuple[int, torch.dtype], States] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def encoded(self) -> EncodedRows:
+        """The tokens."""
+        return encode(
+            self.rows, self.spec, self.backbone.tokenizer,
+            max_length=self.encoding.max_length, stride=self.encoding.stride, labelled=self.labelled,
+        )  # fmt: skip
+
+    def states(self, workspace: Workspace, k: int, dtype: torch.dtype, device: torch.device) -> States | None:
+        """Returns the states after the lowest ``k`` layers, or None when k is 0 and the whole encoder runs."""
+        if k == 0:
+            return None
+        if (k, dtype) not in self._states:
+            self._states[k, dtype] = states_of(workspace, self.backbone, self.encoded, k, dtype, device)
+        return self._states[k, dtype]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task, ready for one backbone.
+
+    Attributes:
+        spec: the task.
+        train: rows for anything.
+        validation: rows for reported figures only; read once, at the end.
+        origin: where the rows came from.
+    """
+
+    spec: TaskSpec
+    train: PreparedSplit
+    validation: PreparedSplit
+    origin: str
+
+    @property
+    def encoding(self) -> Encoding:
+        """How rows become tokens."""
+        return self.train.encoding
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """What identifies the rows: the content hash of each split."""
+        return {"train": self.train.rows.fingerprint, "validation": self.validation.rows.fingerprint}
+
+    @cached_property
+    def null_answers(self) -> bool:
+        """Whether training rows of a question-answering task may have no answer."""
+        return self.spec.kind is Kind.QUESTION_ANSWERING and any(not row["answers"]["text"] for row in self.train.rows.rows)
+
+    def hold_out(self, share: float, most: int, seed: int) -> TaskData:
+        """Cuts a part of the training rows off, for choices: the result's ``validation`` are training rows of this."""
+        order = np.random.default_rng(seed).permutation(len(self.train.rows))
+        size = max(1, min(most, round(share * len(order))))
+        held, kept = np.sort(order[:size]), np.sort(order[size:])
+        return replace(
+            self,
+            train=replace(self.train, rows=self.train.rows.take(kept), _states={}),
+            validation=replace(self.train, rows=self.train.rows.take(held), _states={}),
+        )
+
+
+def prepare_task(
+    workspace: Workspace,
+    backbone: Backbone,
+    spec: TaskSpec,
+    encoding: Encoding,
+    *,
+    rows: int | None = None,
+    eval_rows: int | None = None,
+    source: str = "auto",
+    seed: int = 0,
+) -> TaskData:
+    """Loads a task for a backbone.
+
+    Args:
+        workspace: where rows may come from.
+        backbone: whose tokenizer.
+        spec: the task.
+        encoding: lengths.
+        rows: at most so many training rows, drawn by ``seed``, stratified and nested.
+        eval_rows: at most so many validation rows (all by default).
+        source: which row source to use, see :func:`adaptmtl.tasks.load.load_rows`.
+        seed: of the draw of rows.
+
+    Raises:
+        DataError: rows are missing or malformed.
+    """
+    for name, value in (("training", rows), ("evaluation", eval_rows)):
+        if value is not None and value < 2:
+            raise DataError(f"task {spec.name!r}: {value} {name} rows were asked for; at least 2 are needed")
+    loaded = load_rows(spec, workspace, source)
+    for note in loaded.notes:
+        workspace.reporter.say(f"{spec.name}: {note}")
+    train, validation = loaded.train, loaded.validation
+    if rows is not None and rows < len(train):
+        train = subsample(train, rows, seed, loaded.spec)
+    if eval_rows is not None and eval_rows < len(validation):
+        validation = subsample(validation, eval_rows, seed, loaded.spec)
+    encoding = encoding.fitted(backbone)
+    return TaskData(
+        spec=loaded.spec,
+        train=PreparedSplit(train, loaded.spec, backbone, encoding),
+        validation=PreparedSplit(validation, loaded.spec, backbone, encoding),
+        origin=loaded.origin,
+    )

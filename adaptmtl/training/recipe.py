@@ -1,0 +1,80 @@
+"""How something is trained: every choice in one frozen record, part of the product's key."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from adaptmtl.adapters.methods import LoraMethod
+from adaptmtl.backbone.load import Backbone
+from adaptmtl.errors import AdaptMTLError
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How rows become tokens.
+
+    Attributes:
+        max_length: longest feature in tokens; longer texts are cut, longer question-answering contexts are windowed.
+        stride: overlap of windows in tokens; None for a quarter of ``max_length``.
+    """
+
+    max_length: int = 128
+    stride: int | None = None
+
+    def fitted(self, backbone: Backbone) -> Encoding:
+        """Returns the same encoding, no longer than the backbone allows."""
+        return Encoding(min(self.max_length, backbone.max_length), self.stride)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Training choices.
+
+    Attributes:
+        method: the adapter.
+        lower_layers: layers from the bottom that carry no adapter and are computed once; None for a third of the depth.
+        steps: optimiser steps; None to derive them from ``epochs``.
+        epochs: passes over the training rows, used when ``steps`` is None.
+        batch_size: rows per step.
+        learning_rate: peak, of the adapter and the head (AdamW, linear warm-up and decay).
+        full_learning_rate: peak, when all weights are trained.
+        weight_decay: of AdamW, on matrices only.
+        warmup: share of the steps with a rising learning rate.
+        clip: largest gradient norm.
+        head_dropout: on what the head reads.
+    """
+
+    method: LoraMethod = field(default_factory=LoraMethod)
+    lower_layers: int | None = None
+    steps: int | None = None
+    epochs: float = 3.0
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    full_learning_rate: float = 5e-5
+    weight_decay: float = 0.01
+    warmup: float = 0.06
+    clip: float = 1.0
+    head_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "learning_rate", "full_learning_rate", "epochs"):
+            if getattr(self, name) <= 0:
+                raise AdaptMTLError(f"recipe: {name} is {getattr(self, name)}; it must be above 0")
+        if self.steps is not None and self.steps < 1:
+            raise AdaptMTLError(f"recipe: steps is {self.steps}; it must be at least 1")
+
+    def layers_below(self, backbone: Backbone) -> int:
+        """Returns the number of lower layers without adapter, checked against the backbone's depth."""
+        k = backbone.n_layers // 3 if self.lower_layers is None else self.lower_layers
+        if not 0 <= k < backbone.n_layers:
+            raise AdaptMTLError(f"recipe: lower_layers is {k}; {backbone.name} has {backbone.n_layers} layers, give 0 to {backbone.n_layers - 1}")
+        return k
+
+    def steps_for(self, units: int) -> int:
+        """Returns the optimiser steps for a training split of so many units."""
+        return self.steps or max(1, round(self.epochs * units / self.batch_size))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, for keys and manifests."""
+        return {**asdict(self), "method": self.method.to_dict()}
