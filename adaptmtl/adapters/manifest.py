@@ -169,6 +169,18 @@ class Manifest(_Facts):
                 raise ValueError(f"{name}: {digest!r} is not a sha256")
         return value
 
+    @model_validator(mode="after")
+    def _is_json(self) -> Manifest:
+        free = {
+            "recipe": self.recipe,
+            "provenance": self.provenance,
+            "head": self.head.config,
+            "probe": self.probe.rows,
+        }
+        if wrong := [name for name, value in free.items() if _holds_infinity(value)]:
+            raise ValueError(f"{', '.join(wrong)} holds NaN or infinity, which JSON has no word for")
+        return self
+
     @property
     def main_figure(self) -> Figure | None:
         """The figure of the task's main metric, or None where it was not measured."""
@@ -202,6 +214,14 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
         remedy = "make or pull the adapter again"
     line = " ".join(f"{problems}{more}".split())
     raise AdapterError(f"{where} is not a valid adapter manifest: {line}; {remedy}")
+
+
+def _holds_infinity(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_holds_infinity, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_infinity, value))
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _is_numbers(value: Any, depth: int = 0) -> bool:

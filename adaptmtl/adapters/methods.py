@@ -53,7 +53,7 @@ class LoraMethod:
             lora_dropout=0.0,
             bias="none",
             task_type="FEATURE_EXTRACTION",
-            base_model_name_or_path=backbone.name,
+            base_model_name_or_path=backbone.hub_id or backbone.name,
             inference_mode=False,
         )
 

@@ -38,12 +38,14 @@ class Backbone:
         path: folder with config.json, safetensors and tokenizer files.
         hash: of weights, configuration and tokenizer files; two backbones of the same shape differ in it.
         config: parsed config.json.
+        hub_id: where the same weights stand on the Hub, if anywhere.
     """
 
     name: str
     path: Path
     hash: str
     config: dict[str, Any]
+    hub_id: str | None = None
 
     @property
     def model_type(self) -> str:
@@ -128,18 +130,19 @@ def resolve(name: str, workspace: Workspace) -> Backbone:
         OfflineError: it would have to be fetched, and the network is off or does not answer.
     """
     embedded = embedded_backbones()
+    hub_id: str | None = None
     if name in embedded:
-        folder = _embedded_folder(name, embedded[name], workspace)
+        folder, hub_id = _embedded_folder(name, embedded[name], workspace), embedded[name]["hub_id"]
     elif Path(name).expanduser().is_dir():
         folder = Path(name).expanduser().resolve()
     elif "/" in name and _HUB_ID.match(name):
-        folder = _hub_folder(name, workspace)
+        folder, hub_id = _hub_folder(name, workspace), name
     else:
         raise UnknownNameError(
             "backbone", name, embedded, f"give an embedded one ({', '.join(embedded)}), a folder, or a Hub id (owner/name)"
         )
     config = vet_folder(folder, name)
-    return Backbone(name, folder, _hash_files(folder, lambda path: True), config)
+    return Backbone(name, folder, _hash_files(folder, lambda path: True), config, hub_id)
 
 
 @lru_cache(maxsize=1)

@@ -108,7 +108,7 @@ def _lay_out_texts(
     room = np.where(paired, max_length - two.specials, max_length - one.specials)
     lengths = np.stack([pool.lengths[first], np.where(paired, pool.lengths[second], 0)])  # (2, features)
     # The rule of the tokenizers library: the shorter text is kept as far as half the room goes.
-    short = np.minimum(lengths.min(axis=0), np.where(paired, room, 0))
+    short = np.minimum(lengths.min(axis=0), np.where(paired, room // 2, 0))
     long = np.minimum(lengths.max(axis=0), room - short)
     kept = np.where(lengths[0] <= lengths[1], np.stack([short, long]), np.stack([long, short]))
     starts = np.stack([pool.starts[first], pool.starts[second]]) + _cut_in_front(tokenizer, lengths - kept)

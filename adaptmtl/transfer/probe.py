@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import logsumexp
+from threadpoolctl import threadpool_limits
 
 from adaptmtl.errors import SelectionError
 from adaptmtl.transfer.contract import Features, Score, SourceEvidence, TargetEvidence, aligned_features, estimators
@@ -128,18 +129,13 @@ def probe_rows(features: Features, seed: int = 0, folds: np.ndarray | None = Non
     np.add.at(row_hash, row_of, vector_hash)
     order = np.lexsort((vector_hash, row_of, row_hash[row_of]))  # by content: sums do not depend on the rows' order
     order = order[folds[row_of[order]] >= 0]
-    x, y, row = components(features.contrasts[0][order]), features.y[order], row_of[order]
-    model: _Model
-    if features.target == "values":
-        model = _Ridge(x, y)
-    elif features.target == "choices":
-        model = _ConditionalLogit(x, y, row)
-    else:
-        model = _Logit(x, y)
-    loss, correct = _cross_validate(model, folds[row])
+    y, row = features.y[order], row_of[order]
+    with threadpool_limits(1, user_api="blas"):  # many small products: threads cost up to 30 times what they gain
+        x = components(features.contrasts[0][order])
+        loss, correct, chance = _out_of_fold(features.target, x, y, row, folds[row])
     kept, position = np.unique(row, return_inverse=True)
     count = np.bincount(position)
-    explained = 1 - np.bincount(position, weights=loss) / count / model.chance
+    explained = 1 - np.bincount(position, weights=loss) / count / chance
     right = explained if features.target == "values" else np.bincount(position, weights=correct) / count
     return ProbeRows(kept, explained, right)
 
@@ -185,6 +181,20 @@ class _Model(Protocol):
     def fit(self, train: np.ndarray, penalty: float, start: np.ndarray | None) -> np.ndarray: ...
 
     def losses(self, weights: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+def _out_of_fold(
+    target: str, x: np.ndarray, y: np.ndarray, row: np.ndarray, fold: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Out-of-fold losses and hits per vector, and the loss of knowing only the label frequencies."""
+    model: _Model
+    if target == "values":
+        model = _Ridge(x, y)
+    elif target == "choices":
+        model = _ConditionalLogit(x, y, row)
+    else:
+        model = _Logit(x, y)
+    return *_cross_validate(model, fold), model.chance
 
 
 def _cross_validate(model: _Model, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -158,7 +158,9 @@ def test_a_truncated_file_is_refused(folder, name, keep):
     refused(folder, re.escape(name) + " was changed or truncated")
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.sampled_from([CONFIG, ADAPTER, HEAD, SIGNATURE]), st.integers(0, 10**6), st.integers(1, 255))
 def test_a_flipped_byte_is_refused(folder, name, position, mask):
     path = folder / name
@@ -171,7 +173,9 @@ def test_a_flipped_byte_is_refused(folder, name, position, mask):
     read_bundle(folder)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.data())
 def test_broken_safetensors_with_a_right_checksum_never_escape_as_another_error(folder, data):
     sound = (folder / HEAD).read_bytes()
@@ -296,6 +300,7 @@ def test_unknown_fields_and_other_versions_of_the_manifest_are_refused_by_name(f
         ({"probe": {**raw["probe"], "logits": [[0.5], ["x"], [1], [2]]}}, "nested lists of finite numbers"),
         ({"probe": {**raw["probe"], "logits": [[0.5]]}}, "4 probe rows but 1 logits"),
         ({"metrics": {"accuracy": {"value": float("nan"), "n": 3}}}, "finite"),
+        ({"recipe": {"rates": [0.1, float("inf")]}}, "recipe holds NaN or infinity"),
     ]:
         (folder / MANIFEST).write_text(json.dumps(raw | change))
         refused(folder, re.escape(pattern), re.escape(MANIFEST))
@@ -331,7 +336,7 @@ def fuzzed_manifests(draw):
         return json.dumps(whole)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(fuzzed_manifests() | st.binary(max_size=60) | json_values.map(json.dumps))
 def test_a_fuzzed_manifest_is_valid_or_refused_in_one_line(text):
     raw = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")

@@ -5,6 +5,8 @@ from scipy.stats import ttest_rel
 from adaptmtl.errors import SelectionError
 from adaptmtl.selection.aggregate import Ranked
 from adaptmtl.selection.guard import choose, guard, holm
+from adaptmtl.transfer.contract import Features
+from adaptmtl.transfer.probe import make_folds, probe_rows
 
 
 def ranking(*names: str) -> list[Ranked]:
@@ -19,7 +21,7 @@ def rows(gains: dict[str, float], n: int = 400, seed: int = 0) -> tuple[np.ndarr
 
 def test_verdicts_follow_the_paired_t_test() -> None:
     base, sources = rows({"good": 0.2, "flat": 0.0, "bad": -0.2})
-    verdicts = guard(base, sources)
+    verdicts = guard(base, sources, folds=None)
     assert {name: verdict.verdict for name, verdict in verdicts.items()} == {
         "good": "helps",
         "flat": "neutral",
@@ -37,7 +39,7 @@ def test_family_wise_error_without_any_effect() -> None:
     hits = 0
     for seed in range(400):
         base, sources = rows({str(i): 0.0 for i in range(8)}, n=60, seed=seed)
-        hits += any(verdict.verdict == "helps" for verdict in guard(base, sources).values())
+        hits += any(verdict.verdict == "helps" for verdict in guard(base, sources, folds=None).values())
     assert hits / 400 < 0.08
 
 
@@ -103,3 +105,23 @@ def test_nonsense_is_refused() -> None:
         choose(ranking("z"), guard(base, sources))
     with pytest.raises(SelectionError, match="max_sources"):
         choose(ranking("a"), guard(base, sources), max_sources=0)
+
+
+def test_error_is_widened_for_cross_validated_rows() -> None:
+    base, sources = rows({"a": 0.1})
+    plain, widened = guard(base, sources, folds=None)["a"], guard(base, sources)["a"]
+    assert widened.standard_error == pytest.approx(1.5 * plain.standard_error)
+    with pytest.raises(SelectionError, match="folds is 1"):
+        guard(base, sources, folds=1)
+    hits = 0
+    for trial in range(40):
+        rng = np.random.default_rng(trial)
+        y = rng.integers(0, 2, 100)
+        first, second = (
+            Features((rng.normal(size=(100, 12)) + 0.3 * (2 * y[:, None] - 1)).astype(np.float32), y) for _ in range(2)
+        )
+        folds = make_folds(first, 0)
+        scores = [probe_rows(features, folds=folds).explained for features in (first, second)]
+        found = guard(scores[0], {"s": scores[1]})["s"]
+        hits += found.p_helps < 0.05 or found.p_hurts < 0.05
+    assert hits <= 8

@@ -234,7 +234,7 @@ def fake_hub(monkeypatch, result):
 
 
 def test_hub_pins_the_revision_and_never_trusts_code(workspace, monkeypatch, make_task):
-    seen = {}
+    seen: dict = {}
     held = datasets.DatasetDict({split: datasets.Dataset.from_dict(ROWS) for split in ("train", "validation")})
 
     def load(*args, **kwargs):

@@ -1,0 +1,98 @@
+"""Which adapters of the zoo can be sources for a target, and which are left out for a stated reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from adaptmtl.errors import DataError, OfflineError, SelectionError, UnknownNameError
+from adaptmtl.tasks.overlap import declared_overlap, overlap
+from adaptmtl.training.data import TaskData
+from adaptmtl.training.setup import Setup
+from adaptmtl.zoo.index import Entry
+from adaptmtl.zoo.store import Zoo
+
+#: A source is left out when more than this share of the target's evaluation rows occurs in its training rows.
+MOST_OVERLAP = 0.01
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Sources that may be used, one adapter per task, and what was left out with the reason."""
+
+    entries: tuple[Entry, ...]
+    excluded: tuple[tuple[str, str], ...]
+
+
+def find_sources(setup: Setup, target: TaskData, wanted: Sequence[str] | None = None) -> Candidates:
+    """Lists the zoo's adapters on this backbone that can be sources for a target.
+
+    Of several adapters of a task, the one with most training rows, then the lowest seed, then the newest is taken.
+
+    Args:
+        setup: whose zoo and backbone.
+        target: its evaluation rows are compared with the sources' training rows, by text.
+        wanted: names of tasks; None for all in the zoo.
+
+    Raises:
+        SelectionError: the target is among the wanted sources, or a wanted source cannot be used.
+        UnknownNameError: a wanted source is no task.
+    """
+    name = target.spec.name
+    best: dict[str, Entry] = {}
+    for entry in Zoo(setup.workspace).find(method="lora", backbone_hash=setup.backbone.hash):
+        if entry.task not in best or _order(entry) > _order(best[entry.task]):
+            best[entry.task] = entry
+    if wanted is not None:
+        if name in wanted:
+            raise SelectionError(f"target {name!r} is among its own sources; remove it from --sources")
+        for task in wanted:
+            if task not in best:
+                if task not in setup.catalogue.tasks:
+                    raise UnknownNameError("source", task, {**setup.catalogue.tasks, **best}, "see: adaptmtl zoo list")
+                raise SelectionError(
+                    f"source {task!r} has no adapter on backbone {setup.backbone.name!r} in the zoo; "
+                    f"train it: adaptmtl train-adapters --tasks {task}"
+                )
+        best = {task: best[task] for task in wanted}
+    kept, excluded = [], []
+    for task, entry in sorted(best.items()):
+        if task == name:
+            continue
+        if reason := _reason_to_exclude(setup, target, entry):
+            excluded.append((task, reason))
+        else:
+            kept.append(entry)
+    if wanted is not None and excluded:
+        task, reason = excluded[0]
+        raise SelectionError(f"source {task!r} cannot be used for {name!r}: {reason}")
+    return Candidates(tuple(kept), tuple(excluded))
+
+
+def _order(entry: Entry) -> tuple[int, int, str]:
+    return entry.train_rows, -entry.seed, entry.created
+
+
+def _reason_to_exclude(setup: Setup, target: TaskData, entry: Entry) -> str | None:
+    recipe = entry.manifest().recipe
+    method = setup.recipe.method
+    shape = {"lower_layers": setup.recipe.layers_below(setup.backbone), **method.to_dict()}
+    seen = {"lower_layers": recipe.get("lower_layers"), **recipe.get("method", {})}
+    if seen["lower_layers"] != shape["lower_layers"] or seen.get("targets") != shape["targets"]:
+        return f"its adapter sits on other layers (lower_layers {seen['lower_layers']}, targets {seen.get('targets')})"
+    spec = setup.catalogue.tasks.get(entry.task)
+    if spec is None:
+        return None
+    if declared_overlap(spec, target.spec):
+        return f"it shares rows with {target.spec.name}"
+    try:
+        rows = setup.data(entry.task, entry.train_rows).train.rows
+    except (DataError, OfflineError) as error:
+        setup.workspace.reporter.say(
+            f"{entry.task}: rows not at hand, overlap with {target.spec.name} not checked ({error})"
+        )
+        return None
+    share = overlap(rows, target.validation.rows)
+    if share > MOST_OVERLAP:
+        return f"{share:.1%} of the evaluation rows of {target.spec.name} have a text that is in its training rows"
+    return None
