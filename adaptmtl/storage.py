@@ -54,8 +54,12 @@ def publish_folder(final: Path) -> Iterator[Path]:
         with _writing(final):
             yield temporary
             _sync_tree(temporary)
-            if not final.exists():
+            temporary.chmod(0o777 & ~_umask())
+            try:
                 os.replace(temporary, final)
+            except OSError as error:  # another process was faster: equal keys mean equal content
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not final.is_dir():
+                    raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -101,8 +105,16 @@ def _writing(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(f"disk full while writing {path}: free some space and run the command again") from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise StorageError(f"cannot write {path} ({error.strerror}): set ADAPTMTL_HOME to a writable folder") from error
+            raise StorageError(
+                f"cannot write {path} ({error.strerror}): set ADAPTMTL_HOME to a writable folder"
+            ) from error
         raise
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def _sync_tree(folder: Path) -> None:

@@ -66,7 +66,9 @@ class LoraMethod:
 LoraWeights = dict[str, tuple[Tensor, Tensor]]
 
 
-def inject_lora(model: PreTrainedModel, config: LoraConfig, dtype: torch.dtype, start: LoraWeights | None = None) -> LoraWeights:
+def inject_lora(
+    model: PreTrainedModel, config: LoraConfig, dtype: torch.dtype, start: LoraWeights | None = None
+) -> LoraWeights:
     """Adds a trainable LoRA to an encoder in place and readies it for the engine.
 
     Args:
@@ -96,7 +98,9 @@ def inject_lora(model: PreTrainedModel, config: LoraConfig, dtype: torch.dtype, 
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, layer)
     if start is not None and set(start) - set(weights):
-        raise AdapterError(f"adapter has weights for modules the backbone lacks: {', '.join(sorted(set(start) - set(weights))[:3])}")
+        raise AdapterError(
+            f"adapter has weights for modules the backbone lacks: {', '.join(sorted(set(start) - set(weights))[:3])}"
+        )
     replace_linears(model, dtype)
     model.requires_grad_(False)
     for a, b in weights.values():

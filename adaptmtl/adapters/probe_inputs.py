@@ -12,10 +12,17 @@ _SENTENCES = (
     "Prices rose by 3.5% in March; wages did not.",
     "What a dull, overlong film!",
 )
-_QUESTIONS = ("When does the ferry leave?", "Which colour is the lighthouse?", "How much did prices rise?", "Was it good?")
+_QUESTIONS = (
+    "When does the ferry leave?",
+    "Which colour is the lighthouse?",
+    "How much did prices rise?",
+    "Was it good?",
+)
 
 PROBE_ROWS: dict[Kind, tuple[dict[str, Any], ...]] = {
-    Kind.SEQUENCE_CLASSIFICATION: tuple({"text": q, "text_pair": s} for q, s in zip(_QUESTIONS, _SENTENCES, strict=True)),
+    Kind.SEQUENCE_CLASSIFICATION: tuple(
+        {"text": q, "text_pair": s} for q, s in zip(_QUESTIONS, _SENTENCES, strict=True)
+    ),
     Kind.REGRESSION: tuple({"text": q, "text_pair": s} for q, s in zip(_QUESTIONS, _SENTENCES, strict=True)),
     Kind.MULTIPLE_CHOICE: tuple(
         {"text": s, "choices": ["It is late.", "It is cheap.", "It is far away."]} for s in _SENTENCES

@@ -76,9 +76,13 @@ class Backbone:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The fast tokenizer."""
-        tokenizer = AutoTokenizer.from_pretrained(self.path, use_fast=True, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            self.path, use_fast=True, trust_remote_code=False, local_files_only=True
+        )
         if not tokenizer.is_fast:
-            raise BackboneError(f"backbone {self.name!r} has no fast tokenizer (tokenizer.json); save one beside its weights")
+            raise BackboneError(
+                f"backbone {self.name!r} has no fast tokenizer (tokenizer.json); save one beside its weights"
+            )
         tokenizer.model_max_length = int(1e9)  # lengths are ours to cut; silences the tokenizer's own warning
         return tokenizer
 
@@ -102,7 +106,9 @@ class Backbone:
                 output_loading_info=True, **options,
             )  # fmt: skip
         except Exception as error:  # transformers raises anything from OSError to RuntimeError here
-            raise BackboneError(f"backbone {self.name!r} in {self.path} cannot be loaded: {_first_line(error)}") from error
+            raise BackboneError(
+                f"backbone {self.name!r} in {self.path} cannot be loaded: {_first_line(error)}"
+            ) from error
         finally:
             transformers.logging.set_verbosity(verbosity)
         missing = [name for name in info["missing_keys"] if "pooler" not in name and "position_ids" not in name]
@@ -139,7 +145,10 @@ def resolve(name: str, workspace: Workspace) -> Backbone:
         folder, hub_id = _hub_folder(name, workspace), name
     else:
         raise UnknownNameError(
-            "backbone", name, embedded, f"give an embedded one ({', '.join(embedded)}), a folder, or a Hub id (owner/name)"
+            "backbone",
+            name,
+            embedded,
+            f"give an embedded one ({', '.join(embedded)}), a folder, or a Hub id (owner/name)",
         )
     config = vet_folder(folder, name)
     return Backbone(name, folder, _hash_files(folder, lambda path: True), config, hub_id)
@@ -179,7 +188,9 @@ def _hub_folder(name: str, workspace: Workspace) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(_FILES), local_files_only=workspace.offline))
     except RepositoryNotFoundError:
-        raise BackboneError(f"backbone {name!r}: no such repository on the Hub (or it is private: log in first)") from None
+        raise BackboneError(
+            f"backbone {name!r}: no such repository on the Hub (or it is private: log in first)"
+        ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise OfflineError(
             f"backbone {name!r} is not in the local Hub cache and cannot be fetched ({_first_line(error)}); "

@@ -53,7 +53,9 @@ def vet_folder(folder: Path, name: str) -> dict[str, Any]:
     if not any(folder.glob("*.safetensors")):
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
         seen = f"only {', '.join(pickled)}" if pickled else "no weights"
-        raise BackboneError(f"backbone {name!r}: {seen} in {folder}; weights must be safetensors (convert and save again)")
+        raise BackboneError(
+            f"backbone {name!r}: {seen} in {folder}; weights must be safetensors (convert and save again)"
+        )
     return config
 
 

@@ -15,6 +15,7 @@ from scipy.stats import norm, t
 
 from adaptmtl.errors import SelectionError
 from adaptmtl.selection.aggregate import Ranked
+from adaptmtl.statistics import holm
 
 FOLDS = 5  # what the probe uses
 VerdictName = Literal["helps", "neutral", "hurts"]
@@ -72,7 +73,7 @@ def guard(
     """Tests each source against the plain backbone on the same rows.
 
     Rows of a cross-validation are not independent, since folds share training rows: the plain standard error was
-    short by a factor of 1.14 (1,000 rows, 64 features) to 1.54 (300 rows, 200 features) in simulation. It is multiplied by
+    short by a factor of 1.14 (1,000 rows, 64 features) to 1.54 (300 rows, 200 features) in simulation. It is widened by
     ``sqrt(1 + folds / (folds - 1))``, 1.5 for 5 folds (Nadeau and Bengio 2003, Inference for the Generalization Error).
 
     Args:
@@ -174,28 +175,6 @@ def choose(ranked: Sequence[Ranked], verdicts: Mapping[str, Verdict], max_source
             )
     summary = f"{len(helping)} of {len(found)} sources are expected to help; kept {', '.join(kept)}"
     return Selection(tuple(kept), reasons, True, summary)
-
-
-def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Adjusts p values for their number, step down (Holm 1979): valid whatever their dependence.
-
-    Args:
-        p_values: (m,) in [0, 1].
-
-    Returns:
-        (m,) adjusted p values in the given order; those below a level keep the family-wise error at that level.
-
-    Raises:
-        SelectionError: a p value outside [0, 1], or NaN.
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
-        raise SelectionError(f"p values {p.tolist()}: give a list of numbers in [0, 1]")
-    order = np.argsort(p, kind="stable")
-    stepped = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    adjusted = np.empty_like(p)
-    adjusted[order] = stepped
-    return adjusted
 
 
 def _figures(verdict: Verdict) -> str:

@@ -49,7 +49,9 @@ class HubRows(_Frozen):
     config: str | None = None
     revision: str | None = None
     splits: dict[Literal["train", "validation"], str] = {"train": "train", "validation": "validation"}
-    columns: dict[str, Any] = Field(description="normalised column -> the data set's column, list of columns, or template")
+    columns: dict[str, Any] = Field(
+        description="normalised column -> the data set's column, list of columns, or template"
+    )
 
 
 class ArchiveRows(_Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from adaptmtl.adapters.methods import LoraWeights
 from adaptmtl.backbone.load import Backbone
 from adaptmtl.backbone.precision import default_dtype
 from adaptmtl.backbone.states import States
-from adaptmtl.training.batches import epochs_of_units, make_batch
+from adaptmtl.training.batches import epochs_of_units, make_batch, training_units
 from adaptmtl.training.data import PreparedSplit, TaskData
 from adaptmtl.training.loop import Log, Step, accelerator, run
 from adaptmtl.training.model import TaskModel, full_encoder, lora_model, outputs_of, to_device
@@ -72,7 +73,9 @@ def train_adapter(
     head = head or make_head(data.spec, backbone.hidden_size, data.train.encoded, seed, recipe.head_dropout)
     built = lora_model(backbone, recipe.method, k, head, default_dtype(), start)
     states = data.train.states(workspace, k, default_dtype(), accelerator().device)
-    log = fit(built.model, data.train, states, recipe, seed, recipe.learning_rate, workspace, description or data.spec.name)
+    log = fit(
+        built.model, data.train, states, recipe, seed, recipe.learning_rate, workspace, description or data.spec.name
+    )
     return Trained(built.model, built.weights, k, log, count_trainable(built.model))
 
 
@@ -113,8 +116,9 @@ def fit(
     learning_rate: float,
     workspace: Workspace,
     description: str,
+    own_rates: Sequence[tuple[torch.nn.Parameter, float]] = (),
 ) -> Log:
-    """Trains a task model on one split, in place."""
+    """Trains a task model on one split, in place; the arguments are those of :func:`adaptmtl.training.loop.run`."""
     units = epochs_of_units(split.encoded, recipe.batch_size, seed)
     device = accelerator().device
 
@@ -123,8 +127,9 @@ def fit(
         batch = to_device(make_batch(split.encoded, states, chosen), device)
         return Step(model.head.loss(prepared(batch), batch), len(chosen), batch.n_tokens)
 
-    steps = recipe.steps_for(split.encoded.n_units)
-    return run(model, step, recipe, steps, learning_rate=learning_rate, seed=seed, reporter=workspace.reporter, description=description)
+    steps = recipe.steps_for(len(training_units(split.encoded)))
+    return run(model, step, recipe, steps, learning_rate=learning_rate, seed=seed, reporter=workspace.reporter, description=description,
+               own_rates=own_rates)  # fmt: skip
 
 
 def count_trainable(model: torch.nn.Module) -> int:

@@ -24,8 +24,9 @@ def epochs_of_units(encoded: EncodedRows, batch_size: int, seed: int) -> Iterato
     generator = np.random.default_rng(seed)
     unit_length = np.maximum.reduceat(encoded.lengths, encoded.unit_offsets[:-1])
     bucket = batch_size * _BATCHES_PER_BUCKET
+    units = training_units(encoded)
     while True:
-        order = generator.permutation(encoded.n_units)
+        order = generator.permutation(units)
         batches: list[np.ndarray] = []
         for start in range(0, len(order), bucket):
             part = order[start : start + bucket]
@@ -33,6 +34,20 @@ def epochs_of_units(encoded: EncodedRows, batch_size: int, seed: int) -> Iterato
             batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
         for index in generator.permutation(len(batches)):
             yield batches[index]
+
+
+def training_units(encoded: EncodedRows) -> np.ndarray:
+    """Returns the units to train on: all, but of windows without an answer only as many as there are with one.
+
+    A long context has many windows and one answer; without this, most steps of question answering would teach the
+    model to find nothing. The windows that stay are drawn by seed 0.
+    """
+    if encoded.kind is not Kind.QUESTION_ANSWERING or encoded.labels is None:
+        return np.arange(encoded.n_units)
+    answered = np.flatnonzero(encoded.labels[:, 1] > 0)
+    empty = np.flatnonzero(encoded.labels[:, 1] == 0)
+    kept = np.random.default_rng(0).permutation(empty)[: max(len(answered), 1)]
+    return np.sort(np.concatenate([answered, kept]))
 
 
 def features_of(encoded: EncodedRows, units: np.ndarray) -> np.ndarray:

@@ -78,7 +78,9 @@ class TaskData:
     @cached_property
     def null_answers(self) -> bool:
         """Whether training rows of a question-answering task may have no answer."""
-        return self.spec.kind is Kind.QUESTION_ANSWERING and any(not row["answers"]["text"] for row in self.train.rows.rows)
+        return self.spec.kind is Kind.QUESTION_ANSWERING and any(
+            not row["answers"]["text"] for row in self.train.rows.rows
+        )
 
     def hold_out(self, share: float, most: int, seed: int) -> TaskData:
         """Cuts a part of the training rows off, for choices: the result's ``validation`` are training rows of this."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -49,6 +50,7 @@ def run(
     seed: int,
     reporter: Reporter,
     description: str,
+    own_rates: Sequence[tuple[nn.Parameter, float]] = (),
     stop: Callable[[int], bool] | None = None,
 ) -> Log:
     """Trains a model's trainable parameters in place with AdamW, linear warm-up and linear decay.
@@ -62,16 +64,23 @@ def run(
         seed: of dropout; batches are the caller's.
         reporter: progress.
         description: shown with the progress.
+        own_rates: parameters with a peak learning rate of their own, without weight decay.
         stop: asked after each step; True ends the training early.
 
     Raises:
         AdaptMTLError: the loss became infinite or not a number.
     """
     device = accelerator()
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, fused=True)
+    special = {id(parameter) for parameter, _ in own_rates}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1 and id(p) not in special]
+    vectors = [p for p in trained if p.ndim <= 1 and id(p) not in special]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+        *({"params": [parameter], "weight_decay": 0.0, "lr": rate} for parameter, rate in own_rates),
+    ]
+    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, fused=True)
     warmup = max(1, math.ceil(recipe.warmup * steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda i: min((i + 1) / warmup, max(0.0, (steps - i) / max(1, steps - warmup)))
@@ -85,9 +94,11 @@ def run(
             done = step(model, i)
             value = float(done.loss.detach())
             if not math.isfinite(value):
-                raise AdaptMTLError(f"{description}: the loss became {value} at step {i + 1}; lower the learning rate ({learning_rate:g})")
+                raise AdaptMTLError(
+                    f"{description}: the loss became {value} at step {i + 1}; lower the learning rate ({learning_rate:g})"
+                )
             device.backward(done.loss)
-            device.clip_grad_norm_(matrices + vectors, recipe.clip)
+            device.clip_grad_norm_(trained, recipe.clip)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
@@ -99,5 +110,3 @@ def run(
                 break
     model.eval()
     return log
-
-

@@ -21,7 +21,7 @@ from adaptmtl.backbone.precision import default_dtype
 from adaptmtl.backbone.states import States
 from adaptmtl.errors import SelectionError
 from adaptmtl.training.adapter import count_trainable
-from adaptmtl.training.batches import epochs_of_units, make_batch
+from adaptmtl.training.batches import epochs_of_units, make_batch, training_units
 from adaptmtl.training.data import TaskData
 from adaptmtl.training.loop import Log, Step, accelerator, run
 from adaptmtl.training.model import TaskModel, full_encoder, lora_model, to_device
@@ -37,13 +37,15 @@ class Mixing:
         temperature: a task's share is its rows to the power 1 / temperature; 1 is proportional (the paper's choice).
         patience: checks of the held-out loss without improvement after which training stops; 0 for never.
         checks: how often over the planned steps the held-out loss is looked at.
-        held_out: share of each task's training rows for it, at most 64 rows.
+        held_out: share of each task's training rows for it.
+        most_held_out: most rows, and then most units, of a task that are looked at.
     """
 
     temperature: float = 1.0
     patience: int = 3
-    checks: int = 10
+    checks: int = 5
     held_out: float = 0.1
+    most_held_out: int = 32
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def train_shared(
     if not tasks:
         raise SelectionError("multi-task training needs at least one task; none was given")
     mixing = mixing or Mixing()
-    parts = {name: data.hold_out(mixing.held_out, 64, seed=0) for name, data in tasks.items()}
+    parts = {name: data.hold_out(mixing.held_out, mixing.most_held_out, seed=0) for name, data in tasks.items()}
     heads = {
         name: make_head(data.spec, backbone.hidden_size, data.train.encoded, seed + index, recipe.head_dropout)
         for index, (name, data) in enumerate(parts.items())
@@ -110,7 +112,7 @@ def train_shared(
     device = accelerator().device
     states = {name: data.train.states(workspace, k, default_dtype(), device) for name, data in parts.items()}
     mixture = _Mixture(parts, recipe.batch_size, mixing.temperature, seed)
-    steps = recipe.steps_for(sum(data.train.encoded.n_units for data in parts.values()))
+    steps = recipe.steps_for(sum(len(training_units(data.train.encoded)) for data in parts.values()))
     watch = _Watch(models, parts, {n: d.validation.states(workspace, k, default_dtype(), device) for n, d in parts.items()},
                    mixing, steps, device)  # fmt: skip
 
@@ -142,7 +144,7 @@ class _Mixture:
     """Draws the units of each step: task by share, units from that task's own endless, bucketed order."""
 
     def __init__(self, parts: Mapping[str, TaskData], batch_size: int, temperature: float, seed: int):
-        sizes = np.array([data.train.encoded.n_units for data in parts.values()], dtype=float)
+        sizes = np.array([len(training_units(data.train.encoded)) for data in parts.values()], dtype=float)
         share = sizes ** (1.0 / temperature)
         self.names, self.share, self.batch_size = list(parts), share / share.sum(), batch_size
         self.generator = np.random.default_rng(seed)
@@ -200,7 +202,7 @@ class _Watch:
         with torch.inference_mode():
             for name, data in self.parts.items():
                 encoded, head = data.validation.encoded, _head(self.models[name])
-                units = np.arange(encoded.n_units)
+                units = training_units(encoded)[: self.mixing.most_held_out]
                 batch = to_device(make_batch(encoded, self.states[name], units), self.device)
                 losses.append(float(head.loss(self.models[name](batch), batch)))
         self.models.train()

@@ -33,7 +33,7 @@ class Recipe:
 
     Attributes:
         method: the adapter.
-        lower_layers: layers from the bottom that carry no adapter and are computed once; None for a third of the depth.
+        lower_layers: layers from the bottom that carry no adapter and are computed once; None for half of the depth.
         steps: optimiser steps; None to derive them from ``epochs``.
         epochs: passes over the training rows, used when ``steps`` is None.
         batch_size: rows per step.
@@ -50,7 +50,7 @@ class Recipe:
     steps: int | None = None
     epochs: float = 3.0
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     full_learning_rate: float = 5e-5
     weight_decay: float = 0.01
     warmup: float = 0.06
@@ -66,9 +66,11 @@ class Recipe:
 
     def layers_below(self, backbone: Backbone) -> int:
         """Returns the number of lower layers without adapter, checked against the backbone's depth."""
-        k = backbone.n_layers // 3 if self.lower_layers is None else self.lower_layers
+        k = backbone.n_layers // 2 if self.lower_layers is None else self.lower_layers
         if not 0 <= k < backbone.n_layers:
-            raise AdaptMTLError(f"recipe: lower_layers is {k}; {backbone.name} has {backbone.n_layers} layers, give 0 to {backbone.n_layers - 1}")
+            raise AdaptMTLError(
+                f"recipe: lower_layers is {k}; {backbone.name} has {backbone.n_layers} layers, give 0 to {backbone.n_layers - 1}"
+            )
         return k
 
     def steps_for(self, units: int) -> int:

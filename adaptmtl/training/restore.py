@@ -60,7 +60,9 @@ def restore(bundle: Bundle, backbone: Backbone, *, dtype: torch.dtype | None = N
     try:
         head.load_state_dict(bundle.head)
     except RuntimeError as error:
-        raise AdapterError(f"head of {bundle.manifest.name} does not fit its task: {str(error).splitlines()[-1].strip()}") from error
+        raise AdapterError(
+            f"head of {bundle.manifest.name} does not fit its task: {str(error).splitlines()[-1].strip()}"
+        ) from error
     if verify:
         saved = bundle.manifest.probe
         outputs = probe_outputs(build(bundle, backbone, head, torch.float32), spec, backbone, _encoding(bundle))
@@ -94,11 +96,17 @@ def whole_model(backbone: Backbone, config: Any, weights: LoraWeights, head: Hea
 def probe_outputs(model: TaskModel, spec: TaskSpec, backbone: Backbone, encoding: Encoding) -> list[Any]:
     """Returns the fp32 outputs on the probe rows, a nested list per row."""
     split = Split(PROBE_ROWS[spec.kind])
-    encoded = encode(split, spec, backbone.tokenizer, max_length=encoding.max_length, stride=encoding.stride, labelled=False)
+    encoded = encode(
+        split, spec, backbone.tokenizer, max_length=encoding.max_length, stride=encoding.stride, labelled=False
+    )
     outputs = outputs_of(model, encoded, None, _CPU)
     per_row: list[list[Any]] = [[] for _ in range(encoded.n_rows)]
     for feature, row in enumerate(encoded.feature_row):
-        part = slice(encoded.offsets[feature], encoded.offsets[feature + 1]) if model.head.per_token else slice(feature, feature + 1)
+        part = (
+            slice(encoded.offsets[feature], encoded.offsets[feature + 1])
+            if model.head.per_token
+            else slice(feature, feature + 1)
+        )
         per_row[int(row)].extend(outputs[part].astype(float).round(6).tolist())
     return per_row
 
@@ -107,7 +115,9 @@ def probe_facts(
     config: Any, weights: LoraWeights, head: Head, spec: TaskSpec, backbone: Backbone, encoding: Encoding
 ) -> ProbeFacts:
     """Computes what the manifest says of the probe rows, in fp32 whatever the training used."""
-    detached: dict[str, tuple[Tensor, Tensor]] = {n: (a.detach().cpu(), b.detach().cpu()) for n, (a, b) in weights.items()}
+    detached: dict[str, tuple[Tensor, Tensor]] = {
+        n: (a.detach().cpu(), b.detach().cpu()) for n, (a, b) in weights.items()
+    }
     model = whole_model(backbone, config, detached, head.cpu(), torch.float32)
     outputs = probe_outputs(model, spec, backbone, encoding)
     return ProbeFacts(rows=PROBE_ROWS[spec.kind], logits=tuple(outputs), tolerance=PROBE_TOLERANCE)

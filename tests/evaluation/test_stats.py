@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import norm, ttest_1samp
 
 from adaptmtl.errors import DataError
-from adaptmtl.evaluation import stats
-from adaptmtl.evaluation.stats import against_constant, holm, interval, paired, verdict
+from adaptmtl import statistics as stats
+from adaptmtl.statistics import against_constant, holm, interval, paired, verdict
 
 
 def mean_score(sums: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ Measured coverage at 95%, normal effects, over all shares of the three parts: 2 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,9 +26,6 @@ from scipy.optimize import brentq
 from scipy.stats import norm, t
 
 from adaptmtl.errors import DataError
-from adaptmtl.selection.guard import holm
-
-__all__ = ["Interval", "Paired", "against_constant", "holm", "interval", "paired", "verdict"]
 
 ScoreFunction = Callable[[np.ndarray], np.ndarray]
 VerdictName = Literal["better", "worse", "not inferior", "no difference shown"]
@@ -191,6 +188,28 @@ def verdict(comparison: Paired, margin: float, p_adjusted: float | None = None) 
     if comparison.p_noninferior(margin) < (1 - comparison.level) / 2:
         return "not inferior"
     return "no difference shown"
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Adjusts p values for their number, step down (Holm 1979): valid whatever their dependence.
+
+    Args:
+        p_values: (m,) in [0, 1].
+
+    Returns:
+        (m,) adjusted p values in the given order; those below a level keep the family-wise error at that level.
+
+    Raises:
+        SelectionError: a p value outside [0, 1], or NaN.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise SelectionError(f"p values {p.tolist()}: give a list of numbers in [0, 1]")
+    order = np.argsort(p, kind="stable")
+    stepped = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    adjusted = np.empty_like(p)
+    adjusted[order] = stepped
+    return adjusted
 
 
 def _compared(scores: np.ndarray, replicates: np.ndarray, level: float, rows: int) -> Paired:

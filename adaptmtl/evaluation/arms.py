@@ -1,0 +1,220 @@
+"""The rows of a check: ways to reach the same target, with the same steps on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from adaptmtl.adapters.methods import weights_from_peft
+from adaptmtl.fusion.fuse import run_fusion
+from adaptmtl.provenance import measured
+from adaptmtl.registry import Registry
+from adaptmtl.storage import publish_folder, read_json, write_json
+from adaptmtl.training.adapter import Trained, fine_tune, train_adapter
+from adaptmtl.training.data import TaskData
+from adaptmtl.training.multitask import Mixing, train_shared
+from adaptmtl.training.setup import Setup
+from adaptmtl.zoo.index import Entry
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all arms of a check share.
+
+    Attributes:
+        setup: with the target's number of steps fixed in the recipe.
+        source_setup: the recipe that sources were trained with.
+        target: its rows.
+        all_sources: adapters that could be used, best first by the ranking where there is one.
+        chosen: the adapters that were chosen; empty when none was expected to help.
+        method: of fusion.
+    """
+
+    setup: Setup
+    source_setup: Setup
+    target: TaskData
+    all_sources: tuple[Entry, ...]
+    chosen: tuple[Entry, ...]
+    method: str
+
+    @property
+    def related(self) -> tuple[Entry, ...]:
+        """The chosen sources, or the three best ranked when none was chosen."""
+        return self.chosen or self.all_sources[:3]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of an arm.
+
+    Attributes:
+        trained: the target's model.
+        upstream: what was done before the target's own steps and is shared by all seeds.
+    """
+
+    trained: Trained
+    upstream: Upstream
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """Cost of what happens before the target's own steps, once for all seeds."""
+
+    seconds: float = 0.0
+    rows: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to reach the target.
+
+    Attributes:
+        title: for people.
+        sources: the adapters (or their tasks' rows) that it depends on.
+        run: trains one seed of it.
+        full: whether all weights are trained, rather than an adapter.
+        multitask: whether an encoder is trained on the sources' rows first, once for all seeds.
+    """
+
+    title: str
+    sources: Callable[[Plan], tuple[Entry, ...]]
+    run: Callable[[Plan, int], Run]
+    full: bool = False
+    multitask: bool = False
+
+    def prepare(self, plan: Plan) -> None:
+        """Does what all seeds share, so that it is not in the cost of the first."""
+        if self.multitask:
+            _shared_encoder(plan, self.sources(plan))
+
+
+arms: Registry[Arm] = Registry("arm", "adaptmtl.arms")
+
+
+def _none(plan: Plan) -> tuple[Entry, ...]:
+    return ()
+
+
+def _target_adapter(plan: Plan, seed: int) -> Run:
+    setup = plan.setup
+    return Run(train_adapter(setup.workspace, setup.backbone, plan.target, setup.recipe, seed), Upstream())
+
+
+def _target_full(plan: Plan, seed: int) -> Run:
+    setup = plan.setup
+    return Run(fine_tune(setup.workspace, setup.backbone, plan.target, setup.recipe, seed), Upstream())
+
+
+def _best_source(plan: Plan, seed: int) -> Run:
+    source = plan.related[0]
+    start = weights_from_peft(source.load(backbone_hash=plan.setup.backbone.hash).adapter)
+    trained = train_adapter(plan.setup.workspace, plan.setup.backbone, plan.target, plan.setup.recipe, seed, start=start,
+                            description=f"{plan.target.spec.name} from {source.task}")  # fmt: skip
+    return Run(trained, _adapters_cost(plan, (source,)))
+
+
+def _fused(plan: Plan, seed: int) -> Run:
+    trained = run_fusion(plan.setup, plan.target, plan.chosen, plan.method, seed).trained
+    return Run(trained, _adapters_cost(plan, plan.chosen))
+
+
+def _random_sources(plan: Plan, seed: int) -> Run:
+    chosen = random_sources(plan, seed)
+    return Run(run_fusion(plan.setup, plan.target, chosen, plan.method, seed).trained, _adapters_cost(plan, chosen))
+
+
+def random_sources(plan: Plan, seed: int) -> tuple[Entry, ...]:
+    """Draws as many sources as were chosen, another set for each seed."""
+    by_name = sorted(plan.all_sources, key=lambda entry: entry.key)
+    drawn = np.random.default_rng(1000 + seed).permutation(len(by_name))[: len(plan.related)]
+    return tuple(by_name[int(index)] for index in sorted(drawn))
+
+
+def _multitask(sources: Callable[[Plan], tuple[Entry, ...]]) -> Callable[[Plan, int], Run]:
+    def run(plan: Plan, seed: int) -> Run:
+        encoder, upstream = _shared_encoder(plan, sources(plan))
+        setup = plan.setup
+        trained = fine_tune(setup.workspace, setup.backbone, plan.target, setup.recipe, seed, start=encoder,
+                            description=f"{plan.target.spec.name} after multi-task")  # fmt: skip
+        return Run(trained, upstream)
+
+    return run
+
+
+def _related(plan: Plan) -> tuple[Entry, ...]:
+    return plan.related
+
+
+def _all(plan: Plan) -> tuple[Entry, ...]:
+    return plan.all_sources
+
+
+arms.register("target_adapter")(Arm("target-only adapter", _none, _target_adapter))
+arms.register("target_full")(Arm("target-only full fine-tuning", _none, _target_full, full=True))
+arms.register("best_source")(Arm("best single source, then target", lambda plan: plan.related[:1], _best_source))
+arms.register("random_sources")(Arm("random sources fused, then target", _all, _random_sources))
+arms.register("fused")(Arm("fused (chosen sources)", lambda plan: plan.chosen, _fused))
+arms.register("multitask_chosen")(
+    Arm("full multi-task on chosen, then target", _related, _multitask(_related), full=True, multitask=True)
+)
+arms.register("multitask_all")(
+    Arm("full multi-task on all, then target", _all, _multitask(_all), full=True, multitask=True)
+)
+
+
+def flops_per_token(setup: Setup, *, full: bool) -> float:
+    """Returns the matrix-product work of one training step per token, attention left out.
+
+    A layer of width h holds 12 h^2 weights. Training all weights takes 6 operations per weight (forward 2, backward 4);
+    an adapter's frozen weights take 4, in the layers that carry one.
+    """
+    per_layer = 12 * setup.backbone.hidden_size**2
+    if full:
+        return 6.0 * per_layer * setup.backbone.n_layers
+    return 4.0 * per_layer * (setup.backbone.n_layers - setup.recipe.layers_below(setup.backbone))
+
+
+def _adapters_cost(plan: Plan, entries: tuple[Entry, ...]) -> Upstream:
+    manifests = [entry.manifest() for entry in entries]
+    tokens = sum(int(one.provenance.get("tokens_seen", 0)) for one in manifests)
+    return Upstream(
+        seconds=sum(one.cost.seconds for one in manifests),
+        rows=sum(one.cost.examples_seen for one in manifests),
+        tokens=tokens,
+        flops=tokens * flops_per_token(plan.setup, full=False),
+    )
+
+
+def _shared_encoder(plan: Plan, entries: tuple[Entry, ...]) -> tuple[dict[str, Tensor], Upstream]:
+    """Trains all weights on the sources' rows, once for all seeds (seed 0), as many epochs as their adapters took."""
+    setup = plan.source_setup
+    tasks = {one.task: setup.data(one.task, one.train_rows) for one in entries}
+    key = setup.key("multitask", tasks={name: data.fingerprint["train"] for name, data in tasks.items()})
+    folder = setup.workspace.folder("shared", key)
+    held = read_json(folder / "cost.json")
+    if held is None:
+        with measured() as cost:
+            recipe = setup.recipe
+            if recipe.steps is not None:  # the same rows seen as by the adapters together
+                recipe = replace(recipe, steps=recipe.steps * len(tasks))
+            shared = train_shared(setup.workspace, setup.backbone, tasks, recipe, 0, full=True, mixing=Mixing(),
+                                  description=f"multi-task on {len(tasks)} tasks")  # fmt: skip
+        held = {
+            "seconds": cost.seconds, "rows": shared.log.rows, "tokens": shared.log.tokens, "steps": shared.log.steps,
+            "flops": shared.log.tokens * flops_per_token(setup, full=True), "held_out_losses": list(shared.held_out_losses),
+        }  # fmt: skip
+        assert shared.encoder is not None
+        with publish_folder(folder) as temporary:
+            save_file(
+                {name: value.contiguous().clone() for name, value in shared.encoder.items()},
+                temporary / "encoder.safetensors",
+            )
+            write_json(temporary / "cost.json", held)
+    upstream = Upstream(held["seconds"], held["rows"], held["tokens"], held["flops"])
+    return load_file(folder / "encoder.safetensors"), upstream

@@ -1,0 +1,287 @@
+"""The honest check: every arm on the same target rows, over seeds, compared with the fused arm."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from adaptmtl.errors import AdaptMTLError
+from adaptmtl.evaluation.arms import Arm, Plan, arms, flops_per_token
+from adaptmtl.fusion.fuse import DEFAULT_METHOD, choose_sources
+from adaptmtl.fusion.methods import fusions
+from adaptmtl.provenance import measured, record
+from adaptmtl.statistics import against_constant, holm, interval, paired, verdict
+from adaptmtl.storage import publish_folder, read_json, write_json
+from adaptmtl.tasks.metrics import metrics
+from adaptmtl.tasks.spec import Kind
+from adaptmtl.training.batches import training_units
+from adaptmtl.training.data import TaskData
+from adaptmtl.training.score import score
+from adaptmtl.training.setup import Setup
+from adaptmtl.transfer.sources import find_sources
+
+VERSION = 1
+DEFAULT_ARMS = ("target_adapter", "target_full", "best_source", "fused", "multitask_chosen", "multitask_all")
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One arm's figures. Scores are of the target's main metric; seconds are wall time on the machine that ran it.
+
+    Attributes:
+        name: of the arm.
+        title: for people.
+        values: the score of each seed.
+        mean, sd: over seeds; ``sd`` is None for one seed.
+        low, high: 95% interval over rows and seeds.
+        seconds: of one seed's training on the target and its evaluation, mean over seeds.
+        upstream_seconds: before that, once: the sources' adapters or the multi-task training.
+        examples, tokens, flops: seen in training, upstream included, for one seed; flops are matrix products only.
+        trained_parameters: values trained on the target.
+        difference, difference_low, difference_high: fused minus this arm, paired, with its 95% interval.
+        p_value: two-sided, Holm-adjusted over the arms.
+        verdict: the fused arm against this one: better, worse, not inferior, or no difference shown.
+        beats_majority: lower and upper end of the 95% interval of this arm minus the majority rate, if there is one.
+    """
+
+    name: str
+    title: str
+    values: tuple[float, ...]
+    mean: float
+    sd: float | None
+    low: float
+    high: float
+    seconds: float
+    upstream_seconds: float
+    examples: int
+    tokens: int
+    flops: float
+    trained_parameters: int
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    p_value: float | None = None
+    verdict: str | None = None
+    beats_majority: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """A check of one target.
+
+    Attributes:
+        target, kind, metric: the task and the metric that all figures are of.
+        n_rows: evaluation rows.
+        train_rows: training rows of the target.
+        steps: optimiser steps on the target, the same for every arm.
+        n_seeds: trainings per arm.
+        majority: score of always giving the training rows' most frequent label; None where that makes no sense.
+        sources: chosen sources, best first; empty when none was expected to help (fused is then target-only).
+        all_sources: those that could have been chosen.
+        summary: why these.
+        margin: largest loss that counts as not inferior, stated before the run.
+        arms: results in the order asked for.
+        provenance: versions, machine, commit.
+    """
+
+    target: str
+    kind: str
+    metric: str
+    n_rows: int
+    train_rows: int
+    steps: int
+    n_seeds: int
+    majority: float | None
+    sources: tuple[str, ...]
+    all_sources: tuple[str, ...]
+    summary: str
+    method: str
+    margin: float
+    arms: tuple[ArmResult, ...]
+    seconds: float
+    provenance: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values."""
+        return asdict(self)
+
+
+def check(
+    setup: Setup, target: str, *, sources: Literal["auto"] | Sequence[str] = "auto", method: str = DEFAULT_METHOD,
+    rows: int | None = None, seeds: int = 5, arms_wanted: Sequence[str] = DEFAULT_ARMS, margin: float = 0.01,
+) -> CheckResult:  # fmt: skip
+    """Trains every arm on the target over several seeds and compares them; trainings done before are not repeated.
+
+    The chosen sources, the method and all settings are fixed before any evaluation row is read.
+
+    Args:
+        setup: backbone, recipe, encoding, zoo.
+        target: name of the target task.
+        sources: "auto", or names of tasks whose adapters are in the zoo.
+        method: of fusion.
+        rows: at most so many training rows of the target.
+        seeds: trainings per arm, seeds 0, 1, ...
+        arms_wanted: names of arms; "fused" is always among them, since the others are compared with it.
+        margin: non-inferiority margin in the metric's unit (0.01 is one point of accuracy).
+
+    Raises:
+        UnknownNameError: no such target, source, method or arm.
+        SelectionError: the target is among the sources, or the zoo has none.
+    """
+    if seeds < 1:
+        raise AdaptMTLError(f"seeds is {seeds}; give 1 or more (5 or more for intervals that mean something)")
+    fusions[method]
+    wanted = list(dict.fromkeys(arms_wanted))
+    for name in wanted:
+        arms[name]
+    wanted += [] if "fused" in wanted else ["fused"]
+    with measured() as cost:
+        plan, summary = make_plan(setup, target, sources, method, rows)
+        runs = {name: [_run(plan, name, seed) for seed in range(seeds)] for name in wanted}
+    metric, data = plan.target.spec.main_metric, plan.target
+    majority = majority_score(data)
+    results = _compare(
+        {name: _summarise(name, found, metric, majority) for name, found in runs.items()}, runs, metric, margin
+    )
+    return CheckResult(
+        target=target,
+        kind=str(data.spec.kind),
+        metric=metric,
+        n_rows=len(data.validation.rows),
+        train_rows=len(data.train.rows),
+        steps=plan.setup.recipe.steps or 0,
+        n_seeds=seeds,
+        majority=majority,
+        sources=tuple(entry.task for entry in plan.chosen),
+        all_sources=tuple(entry.task for entry in plan.all_sources),
+        summary=summary,
+        method=method,
+        margin=margin,
+        arms=tuple(results),
+        seconds=cost.seconds,
+        provenance=record(
+            seeds=list(range(seeds)), backbone=setup.backbone.hash, data=data.fingerprint, origin=data.origin
+        ),
+    )
+
+
+def make_plan(
+    setup: Setup, target: str, sources: Literal["auto"] | Sequence[str], method: str, rows: int | None
+) -> tuple[Plan, str]:
+    """Chooses the sources and fixes the number of steps, from training rows alone; returns the plan and the reason."""
+    data = setup.data(target, rows)
+    choice = choose_sources(setup, target, sources, rows)
+    candidates = {entry.key: entry for entry in find_sources(setup, data).entries}
+    order = [row.key for row in choice.table.sources] if choice.table else [entry.key for entry in choice.entries]
+    ranked = [candidates[key] for key in order if key in candidates]
+    ranked += [entry for key, entry in candidates.items() if key not in order]
+    fixed = setup.with_steps(setup.recipe.steps_for(len(training_units(data.train.encoded))))
+    return Plan(fixed, setup, data, tuple(ranked), choice.entries, method), choice.summary
+
+
+@dataclass(frozen=True)
+class _Done:
+    """One finished training of an arm: statistics per metric (rows, d), and what it cost."""
+
+    statistics: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+
+def _run(plan: Plan, name: str, seed: int) -> _Done:
+    arm: Arm = arms[name]
+    setup = plan.setup
+    key = setup.key(
+        "arm", arm_version=VERSION, arm=name, seed=seed, target=plan.target.spec.name, data=plan.target.fingerprint,
+        sources=[entry.key for entry in arm.sources(plan)], source_recipe=plan.source_setup.recipe.to_dict() if arm.full else None,
+        method=plan.method if name in ("fused", "random_sources") else None,
+    )  # fmt: skip
+    folder = setup.workspace.folder("checks", key)
+    facts = read_json(folder / "facts.json")
+    if facts is None:
+        arm.prepare(plan)
+        with measured() as cost:
+            run = arm.run(plan, seed)
+            scored = score(
+                plan.target, plan.target.validation, run.trained.outputs(setup.workspace, plan.target.validation)
+            )
+        log = run.trained.log
+        facts = {
+            "values": scored.values,
+            "seconds": cost.seconds,
+            "upstream": asdict(run.upstream),
+            "rows": log.rows,
+            "tokens": log.tokens,
+            "flops": log.tokens * flops_per_token(setup, full=arm.full),
+            "trained_parameters": run.trained.trained_parameters,
+            "peak_memory_mib": cost.peak_memory_mib,
+            "provenance": record(seed=seed, arm=name),
+        }
+        with publish_folder(folder) as temporary:
+            save_file(
+                {metric: values for metric, values in scored.statistics.items()}, temporary / "statistics.safetensors"
+            )
+            write_json(temporary / "facts.json", facts)
+        main = plan.target.spec.main_metric
+        setup.workspace.reporter.say(
+            f"{arm.title}, seed {seed}: {main} {scored.values[main]:.3f}, {cost.seconds:.0f} s"
+        )
+    return _Done(load_file(folder / "statistics.safetensors"), facts)
+
+
+def _summarise(name: str, runs: Sequence[_Done], metric: str, majority: float | None) -> ArmResult:
+    stats = np.stack([run.statistics[metric] for run in runs])
+    scorer = metrics[metric].score
+    bounds = interval(stats, scorer)
+    above = against_constant(stats, scorer, majority) if majority is not None else None
+    upstream = runs[0].facts["upstream"]
+    return ArmResult(
+        name=name,
+        title=arms[name].title,
+        values=tuple(run.facts["values"][metric] for run in runs),
+        mean=bounds.mean,
+        sd=bounds.sd_seeds if len(runs) > 1 else None,
+        low=bounds.low,
+        high=bounds.high,
+        seconds=_mean(runs, "seconds"),
+        upstream_seconds=upstream["seconds"],
+        examples=round(_mean(runs, "rows")) + upstream["rows"],
+        tokens=round(_mean(runs, "tokens")) + upstream["tokens"],
+        flops=_mean(runs, "flops") + upstream["flops"],
+        trained_parameters=runs[0].facts["trained_parameters"],
+        beats_majority=(above.low, above.high) if above else None,
+    )
+
+
+def _compare(
+    results: dict[str, ArmResult], runs: dict[str, list[_Done]], metric: str, margin: float
+) -> list[ArmResult]:
+    scorer = metrics[metric].score
+    stats = {name: np.stack([run.statistics[metric] for run in found]) for name, found in runs.items()}
+    others = [name for name in results if name != "fused"]
+    compared = {name: paired(stats["fused"], stats[name], scorer) for name in others}
+    adjusted = dict(zip(others, holm([compared[name].p_two_sided for name in others]), strict=True))
+    out = []
+    for name, result in results.items():
+        if name in compared:
+            one, p = compared[name], float(adjusted[name])
+            result = replace(result, difference=one.difference, difference_low=one.low, difference_high=one.high,
+                             p_value=p, verdict=verdict(one, margin, p))  # fmt: skip
+        out.append(result)
+    return out
+
+
+def majority_score(data: TaskData) -> float | None:
+    """Returns the accuracy of always giving the most frequent training label; None for other metrics and kinds."""
+    if data.spec.kind is not Kind.SEQUENCE_CLASSIFICATION or data.spec.main_metric != "accuracy":
+        return None
+    label, _ = Counter(row["label"] for row in data.train.rows.rows).most_common(1)[0]
+    return float(np.mean([row["label"] == label for row in data.validation.rows.rows]))
+
+
+def _mean(runs: Sequence[_Done], fact: str) -> float:
+    return float(np.mean([float(run.facts[fact]) for run in runs]))

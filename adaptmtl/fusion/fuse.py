@@ -1,0 +1,149 @@
+"""Chooses sources, fuses them for a target, tunes, evaluates and saves the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from adaptmtl.adapters.manifest import SourceFacts
+from adaptmtl.errors import SelectionError
+from adaptmtl.fusion.methods import FusedModel, SourceAdapter, fusions
+from adaptmtl.provenance import measured
+from adaptmtl.selection.planner import TransferTable, rank_sources
+from adaptmtl.training.adapter import train_adapter
+from adaptmtl.training.data import TaskData
+from adaptmtl.training.score import score
+from adaptmtl.training.setup import Setup
+from adaptmtl.transfer.sources import find_sources
+from adaptmtl.zoo.build import held_adapter, make_bundle
+from adaptmtl.zoo.index import Entry
+from adaptmtl.zoo.store import Zoo
+
+DEFAULT_METHOD = "merge"
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A fused adapter in the zoo, and how it came about.
+
+    Attributes:
+        entry: the adapter.
+        target: the task.
+        method: how the sources were fused; "target-only" when none was expected to help.
+        sources: task names of what went in.
+        reasons: task -> why it was kept or dropped (only for automatic choice).
+        helped: whether any source was expected to help.
+        summary: one sentence.
+        table: the ranking behind an automatic choice.
+        seconds: wall seconds of this call.
+    """
+
+    entry: Entry
+    target: str
+    method: str
+    sources: tuple[str, ...]
+    reasons: dict[str, str]
+    helped: bool
+    summary: str
+    table: TransferTable | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values."""
+        return {
+            "adapter": self.entry.name, "key": self.entry.key, "target": self.target, "method": self.method,
+            "sources": list(self.sources), "reasons": self.reasons, "helped": self.helped, "summary": self.summary,
+            "metrics": self.entry.metrics, "seconds": self.seconds, "path": str(self.entry.path),
+            "table": self.table.to_dict() if self.table else None,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The source set of a fusion, with the reasons; ``table`` only where it was chosen automatically."""
+
+    entries: tuple[Entry, ...]
+    reasons: dict[str, str]
+    summary: str
+    table: TransferTable | None
+
+
+def choose_sources(
+    setup: Setup, target: str, sources: Literal["auto"] | Sequence[str], rows: int | None, seed: int = 0
+) -> Choice:
+    """Returns the adapters to fuse: those named, or those that the planner takes.
+
+    Raises:
+        SelectionError: no source is named, one is named that cannot be used, or the zoo has none.
+    """
+    if sources == "auto":
+        table = rank_sources(setup, target, rows=rows, seed=seed)
+        if not table.sources:
+            raise SelectionError(
+                f"the zoo has no source for {target!r} on backbone {setup.backbone.name!r}; "
+                "train some: adaptmtl train-adapters --suite embedded"
+            )
+        held = {entry.key: entry for entry in Zoo(setup.workspace).entries()}
+        entries = tuple(held[key] for key in table.selection.sources)
+        return Choice(entries, table.selection.reasons, table.selection.summary, table)
+    if isinstance(sources, str) or not sources:
+        raise SelectionError(f"sources is {sources!r}; give 'auto' or a list of task names")
+    candidates = find_sources(setup, setup.data(target, rows), list(dict.fromkeys(sources)))
+    names = ", ".join(entry.task for entry in candidates.entries)
+    return Choice(candidates.entries, {}, f"sources as asked for: {names}", None)
+
+
+def fuse(
+    setup: Setup, target: str, *, sources: Literal["auto"] | Sequence[str] = "auto", method: str = DEFAULT_METHOD,
+    rows: int | None = None, seed: int = 0, name: str | None = None,
+) -> Fused:  # fmt: skip
+    """Makes one adapter for a target out of source adapters, and puts it in the zoo.
+
+    When the planner expects no source to help, the target's own adapter is trained instead, and the result says so.
+
+    Args:
+        setup: backbone, recipe, encoding, zoo.
+        target: name of the target task.
+        sources: "auto", or names of tasks whose adapters are in the zoo.
+        method: "merge", "scalearn" or "joint".
+        rows: at most so many training rows of the target.
+        seed: of the target's training.
+        name: another name for the result in the zoo.
+
+    Raises:
+        UnknownNameError: no such target, source or method.
+        SelectionError: the target is among the sources, or a source has no adapter.
+    """
+    fusions[method]
+    zoo = Zoo(setup.workspace)
+    with measured() as total:
+        choice = choose_sources(setup, target, sources, rows)
+        data = setup.data(target, rows)
+        used = method if choice.entries else "target-only"
+        key = setup.key("fuse", target=target, data=data.fingerprint, method=used, seed=seed,
+                        sources=sorted(entry.key for entry in choice.entries))  # fmt: skip
+        entry = held_adapter(zoo, key)
+        if entry is None:
+            with measured() as cost:
+                fused = run_fusion(setup, data, choice.entries, method, seed)
+                scored = score(data, data.validation, fused.trained.outputs(setup.workspace, data.validation))
+            facts = [
+                SourceFacts(name=one.name, key=one.key, weight=1.0 / len(choice.entries)) for one in choice.entries
+            ]
+            entry = zoo.add(make_bundle(setup, data, fused.trained, scored, cost, key=key, method="fused" if facts else "lora",
+                                        seed=seed, sources=facts, lora=fused.lora))  # fmt: skip
+        if name is not None:
+            zoo.alias(name, entry.key)
+    return Fused(
+        entry=entry, target=target, method=used, sources=tuple(one.task for one in choice.entries), reasons=choice.reasons,
+        helped=bool(choice.entries), summary=choice.summary, table=choice.table, seconds=total.seconds,
+    )  # fmt: skip
+
+
+def run_fusion(setup: Setup, target: TaskData, entries: Sequence[Entry], method: str, seed: int) -> FusedModel:
+    """Trains a fusion without saving it; without sources, the target's own adapter."""
+    if not entries:
+        return FusedModel(train_adapter(setup.workspace, setup.backbone, target, setup.recipe, seed))
+    adapters = [SourceAdapter(one.task, one.train_rows, one.load(backbone_hash=setup.backbone.hash)) for one in entries]
+    return fusions[method](setup, target, adapters, seed)
