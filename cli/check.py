@@ -90,5 +90,7 @@ def _against_majority(result: CheckResult, majority: float) -> str:
     below = [arm.title for arm in result.arms if arm.beats_majority and arm.beats_majority[0] <= 0]
     text = f"Always the most frequent label: {render.points(majority)}"
     if not below:
-        return f"{text}; every arm beats it."
-    return f"{text}; not shown to beat it: {'; '.join(below) if len(below) < len(result.arms) else 'any arm'}."
+        return f"{text}; every arm is shown to beat it."
+    if len(below) == len(result.arms):
+        return f"{text}; no arm is shown to beat it."
+    return f"{text}; not shown to beat it: {'; '.join(below)}."

@@ -119,7 +119,7 @@ class Training:
     )
     batch_size: Annotated[int, _training("--batch-size", "Rows per step.", min=1, metavar="N")] = 32
     learning_rate: Annotated[float, _training("--learning-rate", "Peak, of adapter and head (AdamW).", metavar="X")] = (
-        1e-3
+        3e-3
     )
     rank: Annotated[int, _training("--rank", "Inner dimension r of the LoRA.", min=1, metavar="N")] = 8
     alpha: Annotated[float, _training("--alpha", "LoRA scale is alpha / rank.", metavar="X")] = 16.0
