@@ -237,7 +237,7 @@ def _spread(scores: np.ndarray, replicates: np.ndarray, level: float, rows: int)
     if seeds > 1:
         observed = float(scores.var(ddof=1)) / seeds
         interaction = float((replicates - means[:, None]).var(axis=0, ddof=1).sum()) * finite / (seeds - 1) / seeds
-    shared = max(0.0, variance - interaction)
+    shared = max(0.0, variance - min(interaction, observed))  # only what the seeds' term really holds is taken out
     scale = float(np.sqrt(finite * shared / variance)) / float(norm.ppf((1 + level) / 2)) if variance > 0 else 0.0
     return _Spread(float(np.sqrt(shared)), below * scale, above * scale, float(np.sqrt(observed)))
 

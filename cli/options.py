@@ -127,7 +127,7 @@ class Training:
         int | None,
         _training(
             "--lower-layers",
-            "Layers from the bottom without adapter, computed once and cached; a third of the depth without it.",
+            "Layers from the bottom without adapter, computed once and cached; half of the depth without it.",
             min=0,
             metavar="N",
         ),

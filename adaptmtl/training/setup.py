@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 from adaptmtl.backbone.load import DEFAULT_BACKBONE, Backbone, resolve
 from adaptmtl.backbone.precision import default_dtype
@@ -14,6 +13,9 @@ from adaptmtl.training.recipe import Encoding, Recipe
 from adaptmtl.workspace import Workspace
 
 CODE_VERSION = 1
+
+#: Tasks loaded by this process; rows and tokens are shared by all recipes.
+_LOADED: dict[tuple, TaskData] = {}
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,19 @@ class Setup:
             UnknownNameError: no such task.
             DataError: rows are missing or malformed.
         """
-        return _data(self, task, rows)
+        spec = self.catalogue.task(task)
+        parts = (self.workspace, self.backbone.hash, spec.model_dump_json(), self.encoding, self.row_source)
+        if (key := (*parts, self.eval_rows, rows)) not in _LOADED:
+            _LOADED[key] = prepare_task(
+                self.workspace,
+                self.backbone,
+                spec,
+                self.encoding,
+                rows=rows,
+                eval_rows=self.eval_rows,
+                source=self.row_source,
+            )
+        return _LOADED[key]
 
     def with_steps(self, steps: int) -> Setup:
         """Returns the same settings with a fixed number of optimiser steps."""
@@ -58,9 +72,6 @@ class Setup:
             lower_layers=self.recipe.layers_below(self.backbone), max_length=self.encoding.fitted(self.backbone).max_length,
             stride=self.encoding.stride, dtype=str(default_dtype()), **parts,
         )  # fmt: skip
-
-    def __hash__(self) -> int:
-        return hash((self.workspace, self.backbone.hash, self.recipe, self.encoding, self.row_source, self.eval_rows))
 
 
 def make_setup(
@@ -99,11 +110,3 @@ def make_setup(
         row_source=row_source,
         eval_rows=eval_rows,
     )
-
-
-@lru_cache(maxsize=256)
-def _data(setup: Setup, task: str, rows: int | None) -> TaskData:
-    return prepare_task(
-        setup.workspace, setup.backbone, setup.catalogue.task(task), setup.encoding,
-        rows=rows, eval_rows=setup.eval_rows, source=setup.row_source,
-    )  # fmt: skip
