@@ -57,7 +57,9 @@ def main() -> None:
     result = {
         "question": __doc__.splitlines()[0],
         "settings": {"source_rows": source_rows, "target_rows": target_rows, "max_length": 96, **recipe.to_dict()},
-        "adapters": [{"task": one.task, "name": one.name, "metric": one.metric, "metrics": one.metrics} for one in adapters],
+        "adapters": [
+            {"task": one.task, "name": one.name, "metric": one.metric, "metrics": one.metrics} for one in adapters
+        ],
         "adapters_seconds_this_run": training.seconds,
         "adapters_seconds": sum(one.manifest().cost.seconds for one in adapters),
         "ranking": table.to_dict(),
@@ -67,7 +69,9 @@ def main() -> None:
     result["fused"] = fuse(setup, "boolq", rows=target_rows).to_dict()
     result["fused"].pop("path")
     for seeds in range(1, options.seeds + 1):
-        result["check"] = check(setup, "boolq", rows=target_rows, seeds=seeds, arms_wanted=(*DEFAULT_ARMS, "random_sources")).to_dict()
+        result["check"] = check(
+            setup, "boolq", rows=target_rows, seeds=seeds, arms_wanted=(*DEFAULT_ARMS, "random_sources")
+        ).to_dict()
         write_json(options.out, result)
         print(f"wrote {options.out} with {seeds} seeds", flush=True)
 

@@ -1,0 +1,77 @@
+"""Writes the tables of measured results into README.md, from the files in benchmarks/results.
+
+python benchmarks/readme_tables.py [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def boolq_table(result: dict[str, Any]) -> str:
+    """Returns the table of the BoolQ check, with what was chosen and why."""
+    check, ranking = result["check"], result["ranking"]
+    machine = result["provenance"]["machine"]
+    rows = [
+        f"## BoolQ, {check['train_rows']:,} training rows, {len(ranking['sources'])} possible sources",
+        "",
+        f"All {check['n_rows']:,} evaluation rows, {check['n_seeds']} seeds, {check['steps']} steps on the target for "
+        "every arm, MiniLM-L6 (22.6 million weights). Always answering the majority label scores "
+        f"{check['majority']:.1%}.",
+        "",
+        "| arm | accuracy [95%] | sd | fused − arm [95%] | fused is | s per seed | s before | weights |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for arm in check["arms"]:
+        score = _bounds(arm["mean"], arm["low"], arm["high"])
+        difference = _bounds(arm["difference"], arm["difference_low"], arm["difference_high"], sign="+")
+        spread = "" if arm["sd"] is None else f"{100 * arm['sd']:.1f}"
+        rows.append(
+            f"| {arm['title']} | {score} | {spread} | {difference} | {arm['verdict'] or ''} | {arm['seconds']:.0f} "
+            f"| {arm['upstream_seconds']:.0f} | {arm['trained_parameters']:,} |"
+        )
+    beaten = [arm["title"] for arm in check["arms"] if arm["beats_majority"] and arm["beats_majority"][0] > 0]
+    rows += [
+        "",
+        f"Planner: {check['summary']}. "
+        + (f"The majority rate is beaten, with an interval above 0, by: {', '.join(beaten)}." if beaten else
+           "No arm beats the majority rate with an interval above 0."),
+        "",
+        f"Measured on {machine['cores']} cores ({machine['processor']}); "
+        "every figure is from [boolq_sources.json](benchmarks/results/boolq_sources.json), written by "
+        "`benchmarks/boolq_sources.py`.",
+    ]  # fmt: skip
+    return "\n".join(rows)
+
+
+def _bounds(value: float | None, low: float | None, high: float | None, sign: str = "") -> str:
+    if value is None or low is None or high is None:
+        return ""
+    return f"{100 * value:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only say whether the README is up to date")
+    options = parser.parse_args()
+    readme = ROOT / "README.md"
+    before = readme.read_text(encoding="utf-8")
+    result = json.loads((ROOT / "benchmarks" / "results" / "boolq_sources.json").read_text(encoding="utf-8"))
+    begin, end = "<!-- results:boolq -->", "<!-- /results:boolq -->"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    after = pattern.sub(lambda _: f"{begin}\n{boolq_table(result)}\n{end}", before)
+    if options.check:
+        return 0 if after == before else 1
+    readme.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The README's Python example runs as it stands, on fewer rows; its tables are those of the results files."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adaptmtl.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def example() -> str:
+    found = re.search(r"<!-- example -->\n```python\n(.*?)```", README, re.DOTALL)
+    assert found, "README.md has no marked example"
+    return found.group(1)
+
+
+def test_example_is_at_most_ten_lines() -> None:
+    assert len([line for line in example().splitlines() if line.strip()]) <= 10
+
+
+@pytest.mark.real
+def test_example_runs(
+    real_workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ADAPTMTL_HOME", str(real_workspace.home))
+    code = example().replace("rows=500", "rows=32").replace("seeds=3", "seeds=1")
+    code = code.replace('make_setup("minilm", ', 'make_setup("minilm", eval_rows=40, ').replace(
+        "max_length=96", "max_length=32"
+    )
+    code = code.replace('setup.catalogue.suite("embedded")', '["boolq", "privacy_policy", "social_i_qa"]')
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "privacy_policy" in printed and "full multi-task on all, then target" in printed
+
+
+def test_tables_are_those_of_the_results_files() -> None:
+    if not (ROOT / "benchmarks" / "results" / "boolq_sources.json").exists():
+        pytest.skip("no results file yet")
+    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "readme_tables.py"), "--check"])
+    assert done.returncode == 0, "README.md is out of date: run python benchmarks/readme_tables.py"
