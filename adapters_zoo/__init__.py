@@ -1,0 +1,1 @@
+"""Declarations that ship with the package: tasks, suites and embedded backbones, as YAML."""

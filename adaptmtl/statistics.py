@@ -200,11 +200,11 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
         (m,) adjusted p values in the given order; those below a level keep the family-wise error at that level.
 
     Raises:
-        SelectionError: a p value outside [0, 1], or NaN.
+        DataError: a p value outside [0, 1], or NaN.
     """
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
-        raise SelectionError(f"p values {p.tolist()}: give a list of numbers in [0, 1]")
+        raise DataError(f"p values {p.tolist()}: give a list of numbers in [0, 1]")
     order = np.argsort(p, kind="stable")
     stepped = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     adjusted = np.empty_like(p)

@@ -56,7 +56,7 @@ def publish_folder(final: Path) -> Iterator[Path]:
             _sync_tree(temporary)
             temporary.chmod(0o777 & ~_umask())
             try:
-                os.replace(temporary, final)
+                temporary.replace(final)
             except OSError as error:  # another process was faster: equal keys mean equal content
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not final.is_dir():
                     raise
@@ -79,7 +79,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(name, path)
+            Path(name).replace(path)
         finally:
             Path(name).unlink(missing_ok=True)
 

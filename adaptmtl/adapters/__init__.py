@@ -1,0 +1,1 @@
+"""Adapters: the LoRA family, output heads, and the folder that is saved of them."""

@@ -112,7 +112,7 @@ class ChoiceHead(Head):
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy over rows, each with its own number of choices."""
-        scores = torch.split(outputs[:, 0], batch.sizes)
+        scores = torch.split(outputs[:, 0], list(batch.sizes))
         padded = nn.utils.rnn.pad_sequence(list(scores), batch_first=True, padding_value=-1e4)  # (units, most choices)
         return F.cross_entropy(padded, batch.labels)  # type: ignore[arg-type]
 
@@ -123,8 +123,10 @@ class TokenHead(Head):
     per_token = True
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Mean cross-entropy over words."""
+        """Mean cross-entropy over words; 0 for a batch without any (rows of no words)."""
         assert batch.labels is not None
+        if not (batch.labels != IGNORED).any():
+            return outputs.sum() * 0.0
         return F.cross_entropy(outputs.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
 
 

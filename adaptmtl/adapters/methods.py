@@ -16,11 +16,12 @@ from transformers import PreTrainedModel
 
 from adaptmtl.backbone.load import Backbone
 from adaptmtl.backbone.precision import LowRankLinear, replace_linears
-from adaptmtl.errors import AdapterError
+from adaptmtl.errors import AdapterError, suggest
 
 ADAPTER = "default"
 #: A is drawn from the same seed for every adapter: adapters that share it merge with less loss.
 INITIAL_A_SEED = 0
+TARGETS = ("attention", "all")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,12 @@ class LoraMethod:
     rank: int = 8
     alpha: float = 16.0
     targets: str = "all"
+
+    def __post_init__(self) -> None:
+        if self.targets not in TARGETS:
+            raise AdapterError(f"LoRA targets {self.targets!r}{suggest(self.targets, TARGETS)}; give attention or all")
+        if self.rank < 1 or not self.alpha > 0:
+            raise AdapterError(f"LoRA rank {self.rank} and alpha {self.alpha:g} must both be above 0")
 
     def modules(self, backbone: Backbone, lower_layers: int) -> list[str]:
         """Returns the full names of the adapted modules, those of layer ``lower_layers`` and above."""
@@ -91,6 +98,7 @@ def inject_lora(
         if not isinstance(module, PeftLoraLinear):
             continue
         a, b = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
+        assert isinstance(a, nn.Parameter) and isinstance(b, nn.Parameter)
         if start is not None:
             _copy_into(name, a, b, start)
         weights[name] = (a, b)

@@ -24,6 +24,8 @@ from adaptmtl.tasks.spec import ArchiveRows
 from adaptmtl.workspace import Workspace
 
 DEFAULT_BACKBONE = "minilm"
+#: Batches are padded to a multiple of so many tokens: a small set of shapes, since each new one costs time.
+PAD_TO = 16
 _FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt",
           "special_tokens_map.json", "added_tokens.json", "spiece.model", "sentencepiece.bpe.model")  # fmt: skip
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
@@ -55,18 +57,18 @@ class Backbone:
     @property
     def hidden_size(self) -> int:
         """Width of the hidden states."""
-        return int(self.config.get("hidden_size") or self.config["dim"])
+        return self._count("hidden_size", "dim")
 
     @property
     def n_layers(self) -> int:
         """Number of transformer layers."""
-        return int(self.config.get("num_hidden_layers") or self.config["n_layers"])
+        return self._count("num_hidden_layers", "n_layers")
 
     @property
     def max_length(self) -> int:
-        """Longest input in tokens that the position embeddings allow."""
+        """Longest input in tokens that the position embeddings allow after padding, a multiple of 16."""
         offset = 2 if self.model_type in ("roberta", "xlm-roberta", "mpnet") else 0
-        return int(self.config.get("max_position_embeddings", 512)) - offset
+        return (int(self.config.get("max_position_embeddings", 512)) - offset) // PAD_TO * PAD_TO
 
     @property
     def anatomy(self) -> Anatomy:
@@ -75,10 +77,20 @@ class Backbone:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The fast tokenizer."""
-        tokenizer = AutoTokenizer.from_pretrained(
-            self.path, use_fast=True, trust_remote_code=False, local_files_only=True
-        )
+        """The fast tokenizer.
+
+        Raises:
+            BackboneError: its files are missing or broken, or it has no fast variant.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                self.path, use_fast=True, trust_remote_code=False, local_files_only=True
+            )
+        except Exception as error:  # transformers and tokenizers raise anything here, a bare Exception too
+            raise BackboneError(
+                f"tokenizer of backbone {self.name!r} in {self.path} cannot be loaded ({_first_line(error)}); "
+                "save its tokenizer.json beside the weights"
+            ) from error
         if not tokenizer.is_fast:
             raise BackboneError(
                 f"backbone {self.name!r} has no fast tokenizer (tokenizer.json); save one beside its weights"
@@ -90,6 +102,15 @@ class Backbone:
     def tokenizer_hash(self) -> str:
         """Hash of the tokenizer files alone: what encoded rows depend on."""
         return _hash_files(self.path, lambda path: path.suffix != ".safetensors" and path.name != "config.json")
+
+    def _count(self, *keys: str) -> int:
+        """Returns the first positive whole number in config.json under any of the keys."""
+        for key in keys:
+            if type(value := self.config.get(key)) is int and value > 0:
+                return value
+        raise BackboneError(
+            f"backbone {self.name!r}: config.json has no {keys[0]} above 0; save the model again with transformers"
+        )
 
     def load_encoder(self) -> PreTrainedModel:
         """Loads a fresh fp32 encoder in evaluation mode, without a pooler where the architecture allows that.

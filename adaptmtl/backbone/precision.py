@@ -28,6 +28,9 @@ def default_dtype() -> torch.dtype:
 class FrozenLinear(nn.Module):
     """``y = x W^T + c`` with constant weights stored in ``dtype``."""
 
+    weight: Tensor
+    bias: Tensor | None
+
     def __init__(self, linear: nn.Linear, dtype: torch.dtype):
         super().__init__()
         self.register_buffer("weight", linear.weight.detach().to(dtype), persistent=False)
@@ -65,6 +68,10 @@ class LowRankLinear(nn.Module):
             of the source that ``rank_source`` (rank,) assigns to it (ScaLearn, Frohmann et al. 2024).
     """
 
+    weight: Tensor
+    bias: Tensor | None
+    rank_source: Tensor | None
+
     def __init__(
         self,
         linear: nn.Linear,
@@ -85,7 +92,7 @@ class LowRankLinear(nn.Module):
 
     def effective_b(self) -> Tensor:
         """Returns B with the output scales folded in, (out, rank)."""
-        if self.output_scales is None:
+        if self.output_scales is None or self.rank_source is None:
             return self.b
         return self.b * self.output_scales[self.rank_source].T
 

@@ -51,7 +51,7 @@ class SegmentedEncoder(nn.Module):
             for path in anatomy.embeddings[1:]:
                 if _has(model, path):
                     _set(model, path, _Unchanged())
-            _set(model, anatomy.layers, nn.ModuleList(list(model.get_submodule(anatomy.layers))[first:]))  # type: ignore[arg-type]
+            _set(model, anatomy.layers, nn.ModuleList(_layers(model, anatomy)[first:]))
             for path in anatomy.first_layer_only:
                 if _has(model, path):
                     _set(model, path, None)
@@ -81,7 +81,7 @@ class SegmentedEncoder(nn.Module):
 
 def lower_part(model: PreTrainedModel, anatomy: Anatomy, k: int) -> PreTrainedModel:
     """Cuts a whole encoder, in place, down to the embeddings and the lowest ``k`` layers; its output are the states."""
-    _set(model, anatomy.layers, nn.ModuleList(list(model.get_submodule(anatomy.layers))[:k]))  # type: ignore[arg-type]
+    _set(model, anatomy.layers, nn.ModuleList(_layers(model, anatomy)[:k]))
     for path in anatomy.final:
         _set(model, path, _Unchanged())
     return model
@@ -93,6 +93,12 @@ def attention_dropout_off(module: nn.Module) -> None:
         for name in ("dropout_prob", "attention_dropout"):
             if isinstance(getattr(child, name, None), float):
                 setattr(child, name, 0.0)
+
+
+def _layers(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:
+    layers = model.get_submodule(anatomy.layers)
+    assert isinstance(layers, nn.ModuleList)
+    return list(layers)
 
 
 def _has(model: nn.Module, path: str) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaptmtl.backbone.load import Backbone
+from adaptmtl.backbone.load import PAD_TO, Backbone
 from adaptmtl.backbone.precision import replace_linears
 from adaptmtl.backbone.segments import lower_part
 from adaptmtl.storage import key_of, publish_folder, read_json, write_json
@@ -31,7 +31,8 @@ from adaptmtl.workspace import Workspace
 VERSION = 1
 DEFAULT_LIMIT_GIB = 8.0
 _TOKENS_PER_BATCH = 8192
-PAD_TO = 16
+_PARTIAL = ".partial-"  # how the names of unfinished folders begin (as in adaptmtl.storage)
+_PARTIAL_SECONDS = 24 * 3600.0
 
 
 class States(Protocol):
@@ -145,15 +146,13 @@ def _compute(
     path: Path, workspace: Workspace, backbone: Backbone, encoded: EncodedRows, k: int, dtype: torch.dtype,
     device: torch.device, shape: tuple[int, int], stored: np.dtype,
 ) -> None:  # fmt: skip
-    with path.open("wb") as file:  # reserves the space first: a full disk is an error here, not a crash while mapped
-        if shape[0]:
-            os.posix_fallocate(file.fileno(), 0, shape[0] * shape[1] * stored.itemsize)
+    _reserve(path, shape[0] * shape[1] * stored.itemsize)
     values = np.memmap(path, dtype=stored, mode="r+", shape=shape)
     model = _lower(backbone, k, dtype, device)
     batches = list(token_batches(encoded.lengths))
     for features in workspace.reporter.track(batches, f"states of {encoded.n_features} sequences"):
         length = padded_length(int(encoded.lengths[features].max()))
-        hidden, mask = _forward(model, encoded, features, length, device)
+        hidden, _ = _forward(model, encoded, features, length, device)
         low = hidden.to(dtype).cpu()
         raw = low.view(torch.uint16).numpy() if dtype == torch.bfloat16 else low.numpy()
         for row, feature in enumerate(features):
@@ -162,10 +161,22 @@ def _compute(
     values.flush()
 
 
+def _reserve(path: Path, size: int) -> None:
+    """Makes a file whose blocks are all there: a full disk is an error here, not a crash while the file is mapped."""
+    with path.open("wb") as file:
+        if size and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        zeros = bytes(min(size, 1 << 20))  # macOS has no posix_fallocate
+        for start in range(0, size, 1 << 20):
+            file.write(zeros[: size - start])
+
+
 def _lower(backbone: Backbone, k: int, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
     model = lower_part(backbone.load_encoder(), backbone.anatomy, k)
     replace_linears(model, dtype)
-    return model.requires_grad_(False).to(device)
+    model.requires_grad_(False)
+    return torch.nn.Module.to(model, device)
 
 
 def _forward(
@@ -179,20 +190,25 @@ def _forward(
 
 
 def _valid(folder: Path, shape: tuple[int, int], stored: np.dtype) -> bool:
-    meta = read_json(folder / "states.json")
-    if not meta or tuple(meta["shape"]) != shape or meta["dtype"] != stored.name:
+    size = stored.itemsize * shape[0] * shape[1]
+    if read_json(folder / "states.json") != {"shape": list(shape), "dtype": stored.name, "bytes": size}:
         return False
     file = folder / "states.bin"
-    return file.is_file() and file.stat().st_size == meta["bytes"]
+    return file.is_file() and file.stat().st_size == size
 
 
 def _evict(root: Path, room: int, keep: Path) -> None:
-    """Removes least recently used folders until the rest takes at most ``room`` bytes."""
+    """Removes least recently used folders until the rest takes at most ``room`` bytes, and what killed runs left."""
     entries: list[tuple[float, int, Path]] = []
     for folder in _folders(root):
-        meta = folder / "states.json"
         with suppress(FileNotFoundError):  # another process may be evicting too
-            entries.append((meta.stat().st_mtime, (folder / "states.bin").stat().st_size, folder))
+            if folder.name.startswith(_PARTIAL):
+                if time.time() - folder.stat().st_mtime > _PARTIAL_SECONDS:
+                    shutil.rmtree(folder, ignore_errors=True)
+                continue
+            meta = folder / "states.json"
+            modified = (meta if meta.exists() else folder).stat().st_mtime
+            entries.append((modified, sum(file.stat().st_size for file in folder.iterdir()), folder))
     used = sum(size for _, size, folder in entries if folder != keep)
     for modified, size, folder in sorted(entries):
         if used <= room:

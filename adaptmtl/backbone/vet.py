@@ -1,7 +1,9 @@
 """A backbone's configuration is checked before transformers reads it.
 
 Some configuration keys make transformers import or download code (``auto_map``, attention kernels named by a Hub
-repository). Only listed model types pass, and any key that can name code is refused, at every depth.
+repository). Only listed model types pass, and any key that can name code is refused, at every depth. So is what makes
+transformers load other weights than those in the folder that were hashed: an adapter's configuration beside them, an
+index that names files elsewhere or pickles.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ REFUSED_KEYS = frozenset(
         "use_kernels",
         "kernel_config",
         "device_map",
+        "transformers_weights",
     }
 )
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5")
@@ -37,8 +40,13 @@ def vet_folder(folder: Path, name: str) -> dict[str, Any]:
 
     Raises:
         BackboneError: no or broken config.json, an unsupported model type, a refused key, weights that are not
-            safetensors.
+            safetensors, or files that lead transformers to other weights.
     """
+    if (folder / "adapter_config.json").exists():
+        raise BackboneError(
+            f"backbone {name!r}: {folder} has an adapter_config.json, so transformers would load the model that it "
+            "names; give the folder of the backbone itself"
+        )
     config = _json(folder / "config.json", name)
     model_type = config.get("model_type")
     if model_type not in ANATOMY:
@@ -48,7 +56,8 @@ def vet_folder(folder: Path, name: str) -> dict[str, Any]:
     for file in ("config.json", "tokenizer_config.json"):
         if (folder / file).exists() and (found := _refused(_json(folder / file, name))):
             raise BackboneError(
-                f"backbone {name!r}: {file} has the key {found!r}, which can run code; remove it if you trust the source"
+                f"backbone {name!r}: {file} has the key {found!r}, which can run code; "
+                "remove it if you trust the source"
             )
     if not any(folder.glob("*.safetensors")):
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
@@ -56,6 +65,14 @@ def vet_folder(folder: Path, name: str) -> dict[str, Any]:
         raise BackboneError(
             f"backbone {name!r}: {seen} in {folder}; weights must be safetensors (convert and save again)"
         )
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        weight_map = _json(index, name).get("weight_map")
+        names = weight_map.values() if isinstance(weight_map, dict) else [weight_map]
+        if wrong := [one for one in names if not _is_shard(folder, one)]:
+            raise BackboneError(
+                f"backbone {name!r}: {index.name} names {wrong[0]!r}, which is no safetensors file of that folder; "
+                "fetch or save the model again"
+            )
     return config
 
 
@@ -69,6 +86,11 @@ def _json(path: Path, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BackboneError(f"backbone {name!r}: {path} holds a {type(value).__name__}, not an object")
     return value
+
+
+def _is_shard(folder: Path, name: Any) -> bool:
+    plain = isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name
+    return plain and (folder / name).is_file()
 
 
 def _refused(value: Any) -> str | None:

@@ -1,0 +1,1 @@
+"""Predictions of saved adapters, and the check of all arms against each other."""

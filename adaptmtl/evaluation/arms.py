@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from adaptmtl.adapters.methods import weights_from_peft
 from adaptmtl.fusion.fuse import run_fusion
+from adaptmtl.fusion.methods import start_from
 from adaptmtl.provenance import measured
 from adaptmtl.registry import Registry
-from adaptmtl.storage import publish_folder, read_json, write_json
+from adaptmtl.storage import publish_folder, read_json, sha256_file, write_json
 from adaptmtl.training.adapter import Trained, fine_tune, train_adapter
 from adaptmtl.training.data import TaskData
+from adaptmtl.training.loop import Log
 from adaptmtl.training.multitask import Mixing, train_shared
 from adaptmtl.training.setup import Setup
 from adaptmtl.zoo.index import Entry
@@ -54,10 +59,12 @@ class Run:
     Attributes:
         trained: the target's model.
         upstream: what was done before the target's own steps and is shared by all seeds.
+        before: what this seed trained before the target's own steps (the joint adapter of the sources), if anything.
     """
 
     trained: Trained
     upstream: Upstream
+    before: Log | None = None
 
 
 @dataclass(frozen=True)
@@ -113,20 +120,21 @@ def _target_full(plan: Plan, seed: int) -> Run:
 
 def _best_source(plan: Plan, seed: int) -> Run:
     source = plan.related[0]
-    start = weights_from_peft(source.load(backbone_hash=plan.setup.backbone.hash).adapter)
+    start = start_from(plan.setup, source.load(backbone_hash=plan.setup.backbone.hash))
     trained = train_adapter(plan.setup.workspace, plan.setup.backbone, plan.target, plan.setup.recipe, seed, start=start,
                             description=f"{plan.target.spec.name} from {source.task}")  # fmt: skip
     return Run(trained, _adapters_cost(plan, (source,)))
 
 
 def _fused(plan: Plan, seed: int) -> Run:
-    trained = run_fusion(plan.setup, plan.target, plan.chosen, plan.method, seed).trained
-    return Run(trained, _adapters_cost(plan, plan.chosen))
+    fused = run_fusion(plan.setup, plan.target, plan.chosen, plan.method, seed)
+    return Run(fused.trained, _adapters_cost(plan, plan.chosen), fused.before)
 
 
 def _random_sources(plan: Plan, seed: int) -> Run:
     chosen = random_sources(plan, seed)
-    return Run(run_fusion(plan.setup, plan.target, chosen, plan.method, seed).trained, _adapters_cost(plan, chosen))
+    fused = run_fusion(plan.setup, plan.target, chosen, plan.method, seed)
+    return Run(fused.trained, _adapters_cost(plan, chosen), fused.before)
 
 
 def random_sources(plan: Plan, seed: int) -> tuple[Entry, ...]:
@@ -194,11 +202,13 @@ def _adapters_cost(plan: Plan, entries: tuple[Entry, ...]) -> Upstream:
 def _shared_encoder(plan: Plan, entries: tuple[Entry, ...]) -> tuple[dict[str, Tensor], Upstream]:
     """Trains all weights on the sources' rows, once for all seeds (seed 0), as many epochs as their adapters took."""
     setup = plan.source_setup
-    tasks = {one.task: setup.data(one.task, one.train_rows) for one in entries}
+    ordered = sorted(entries, key=lambda one: one.task)  # the key knows no order, so the training must not either
+    tasks = {one.task: setup.data(one.task, one.train_rows) for one in ordered}
     key = setup.key("multitask", tasks={name: data.fingerprint["train"] for name, data in tasks.items()})
     folder = setup.workspace.folder("shared", key)
     held = read_json(folder / "cost.json")
-    if held is None:
+    encoder = read_tensors(folder / "encoder.safetensors", held)
+    if held is None or encoder is None:
         with measured() as cost:
             recipe = setup.recipe
             if recipe.steps is not None:  # the same rows seen as by the adapters together
@@ -210,11 +220,19 @@ def _shared_encoder(plan: Plan, entries: tuple[Entry, ...]) -> tuple[dict[str, T
             "flops": shared.log.tokens * flops_per_token(setup, full=True), "held_out_losses": list(shared.held_out_losses),
         }  # fmt: skip
         assert shared.encoder is not None
+        encoder = {name: value.contiguous().clone() for name, value in shared.encoder.items()}
+        shutil.rmtree(folder, ignore_errors=True)  # what is there is damaged
         with publish_folder(folder) as temporary:
-            save_file(
-                {name: value.contiguous().clone() for name, value in shared.encoder.items()},
-                temporary / "encoder.safetensors",
-            )
-            write_json(temporary / "cost.json", held)
-    upstream = Upstream(held["seconds"], held["rows"], held["tokens"], held["flops"])
-    return load_file(folder / "encoder.safetensors"), upstream
+            save_file(encoder, temporary / "encoder.safetensors")
+            write_json(temporary / "cost.json", {**held, "sha256": sha256_file(temporary / "encoder.safetensors")})
+    return encoder, Upstream(held["seconds"], held["rows"], held["tokens"], held["flops"])
+
+
+def read_tensors(path: Path, facts: dict[str, Any] | None) -> dict[str, Tensor] | None:
+    """Reads a product's tensors; None where there are none or they are not those that ``facts`` name by sha256."""
+    if facts is None or not path.is_file():
+        return None
+    try:
+        return load_file(path) if facts.get("sha256") in (None, sha256_file(path)) else None
+    except SafetensorError:
+        return None

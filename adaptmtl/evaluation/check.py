@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+import torch
+from safetensors.torch import save_file
 
 from adaptmtl.errors import AdaptMTLError
-from adaptmtl.evaluation.arms import Arm, Plan, arms, flops_per_token
+from adaptmtl.evaluation.arms import Arm, Plan, arms, flops_per_token, read_tensors
 from adaptmtl.fusion.fuse import DEFAULT_METHOD, choose_sources
 from adaptmtl.fusion.methods import fusions
 from adaptmtl.provenance import measured, record
 from adaptmtl.statistics import against_constant, holm, interval, paired, verdict
-from adaptmtl.storage import publish_folder, read_json, write_json
+from adaptmtl.storage import publish_folder, read_json, sha256_file, write_json
 from adaptmtl.tasks.metrics import metrics
 from adaptmtl.tasks.spec import Kind
 from adaptmtl.training.batches import training_units
 from adaptmtl.training.data import TaskData
+from adaptmtl.training.loop import Log
 from adaptmtl.training.score import score
 from adaptmtl.training.setup import Setup
 from adaptmtl.transfer.sources import find_sources
@@ -199,38 +202,39 @@ def _run(plan: Plan, name: str, seed: int) -> _Done:
         "arm", arm_version=VERSION, arm=name, seed=seed, target=plan.target.spec.name, data=plan.target.fingerprint,
         sources=[entry.key for entry in arm.sources(plan)], source_recipe=plan.source_setup.recipe.to_dict() if arm.full else None,
         method=plan.method if name in ("fused", "random_sources") else None,
+        **({"drawn": len(plan.related)} if name == "random_sources" else {}),
     )  # fmt: skip
-    folder = setup.workspace.folder("checks", key)
+    folder, metric = setup.workspace.folder("checks", key), plan.target.spec.main_metric
     facts = read_json(folder / "facts.json")
-    if facts is None:
+    statistics = read_tensors(folder / "statistics.safetensors", facts)
+    if facts is None or statistics is None or metric not in statistics:
         arm.prepare(plan)
         with measured() as cost:
             run = arm.run(plan, seed)
             scored = score(
                 plan.target, plan.target.validation, run.trained.outputs(setup.workspace, plan.target.validation)
             )
-        log = run.trained.log
+        log, before = run.trained.log, run.before or Log()
         facts = {
             "values": scored.values,
             "seconds": cost.seconds,
             "upstream": asdict(run.upstream),
-            "rows": log.rows,
-            "tokens": log.tokens,
-            "flops": log.tokens * flops_per_token(setup, full=arm.full),
+            "rows": log.rows + before.rows,
+            "tokens": log.tokens + before.tokens,
+            "flops": (log.tokens + before.tokens) * flops_per_token(setup, full=arm.full),
             "trained_parameters": run.trained.trained_parameters,
             "peak_memory_mib": cost.peak_memory_mib,
             "provenance": record(seed=seed, arm=name),
         }
+        statistics = {name: torch.from_numpy(values) for name, values in scored.statistics.items()}
+        shutil.rmtree(folder, ignore_errors=True)  # what is there is damaged
         with publish_folder(folder) as temporary:
-            save_file(
-                {metric: values for metric, values in scored.statistics.items()}, temporary / "statistics.safetensors"
-            )
-            write_json(temporary / "facts.json", facts)
-        main = plan.target.spec.main_metric
+            save_file(statistics, temporary / "statistics.safetensors")
+            write_json(temporary / "facts.json", {**facts, "sha256": sha256_file(temporary / "statistics.safetensors")})
         setup.workspace.reporter.say(
-            f"{arm.title}, seed {seed}: {main} {scored.values[main]:.3f}, {cost.seconds:.0f} s"
+            f"{arm.title}, seed {seed}: {metric} {scored.values[metric]:.3f}, {cost.seconds:.0f} s"
         )
-    return _Done(load_file(folder / "statistics.safetensors"), facts)
+    return _Done({name: values.numpy() for name, values in statistics.items()}, facts)
 
 
 def _summarise(name: str, runs: Sequence[_Done], metric: str, majority: float | None) -> ArmResult:
@@ -238,7 +242,10 @@ def _summarise(name: str, runs: Sequence[_Done], metric: str, majority: float | 
     scorer = metrics[metric].score
     bounds = interval(stats, scorer)
     above = against_constant(stats, scorer, majority) if majority is not None else None
-    upstream = runs[0].facts["upstream"]
+    upstream = {
+        name: float(np.mean([run.facts["upstream"][name] for run in runs]))
+        for name in ("seconds", "rows", "tokens", "flops")
+    }  # differs between seeds only where each draws sources of its own
     return ArmResult(
         name=name,
         title=arms[name].title,
@@ -249,8 +256,8 @@ def _summarise(name: str, runs: Sequence[_Done], metric: str, majority: float | 
         high=bounds.high,
         seconds=_mean(runs, "seconds"),
         upstream_seconds=upstream["seconds"],
-        examples=round(_mean(runs, "rows")) + upstream["rows"],
-        tokens=round(_mean(runs, "tokens")) + upstream["tokens"],
+        examples=round(_mean(runs, "rows") + upstream["rows"]),
+        tokens=round(_mean(runs, "tokens") + upstream["tokens"]),
         flops=_mean(runs, "flops") + upstream["flops"],
         trained_parameters=runs[0].facts["trained_parameters"],
         beats_majority=(above.low, above.high) if above else None,

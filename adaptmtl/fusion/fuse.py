@@ -16,11 +16,13 @@ from adaptmtl.training.data import TaskData
 from adaptmtl.training.score import score
 from adaptmtl.training.setup import Setup
 from adaptmtl.transfer.sources import find_sources
-from adaptmtl.zoo.build import held_adapter, make_bundle
+from adaptmtl.zoo.build import ensure_adapter, held_adapter, make_bundle
 from adaptmtl.zoo.index import Entry
 from adaptmtl.zoo.store import Zoo
 
 DEFAULT_METHOD = "merge"
+#: What stands for the method when no source was expected to help.
+TARGET_ONLY = "target-only"
 
 
 @dataclass(frozen=True)
@@ -119,31 +121,44 @@ def fuse(
     zoo = Zoo(setup.workspace)
     with measured() as total:
         choice = choose_sources(setup, target, sources, rows)
-        data = setup.data(target, rows)
-        used = method if choice.entries else "target-only"
-        key = setup.key("fuse", target=target, data=data.fingerprint, method=used, seed=seed,
-                        sources=sorted(entry.key for entry in choice.entries))  # fmt: skip
-        entry = held_adapter(zoo, key)
-        if entry is None:
-            with measured() as cost:
-                fused = run_fusion(setup, data, choice.entries, method, seed)
-                scored = score(data, data.validation, fused.trained.outputs(setup.workspace, data.validation))
-            facts = [
-                SourceFacts(name=one.name, key=one.key, weight=1.0 / len(choice.entries)) for one in choice.entries
-            ]
-            entry = zoo.add(make_bundle(setup, data, fused.trained, scored, cost, key=key, method="fused" if facts else "lora",
-                                        seed=seed, sources=facts, lora=fused.lora))  # fmt: skip
+        if choice.entries:
+            entry = ensure_fused(setup, target, choice.entries, method, rows, seed)
+        else:  # the same adapter that train-adapters makes
+            entry = ensure_adapter(setup, target, rows, seed)
         if name is not None:
             zoo.alias(name, entry.key)
     return Fused(
-        entry=entry, target=target, method=used, sources=tuple(one.task for one in choice.entries), reasons=choice.reasons,
+        entry=entry, target=target, method=method if choice.entries else TARGET_ONLY, sources=tuple(one.task for one in choice.entries), reasons=choice.reasons,
         helped=bool(choice.entries), summary=choice.summary, table=choice.table, seconds=total.seconds,
     )  # fmt: skip
 
 
+def ensure_fused(
+    setup: Setup, target: str, entries: Sequence[Entry], method: str, rows: int | None, seed: int
+) -> Entry:
+    """Returns the fusion of these sources for a target from the zoo, making it first where it is not there."""
+    zoo, data = Zoo(setup.workspace), setup.data(target, rows)
+    key = setup.key("fuse", target=target, data=data.fingerprint, method=method, seed=seed,
+                    sources=sorted(entry.key for entry in entries))  # fmt: skip
+    if (held := held_adapter(zoo, key)) is not None:
+        setup.workspace.reporter.say(f"{target}: in the zoo as {held.name}")
+        return held
+    with measured() as cost:
+        fused = run_fusion(setup, data, entries, method, seed)
+        scored = score(data, data.validation, fused.trained.outputs(setup.workspace, data.validation))
+    facts = [SourceFacts(name=one.name, key=one.key, weight=1.0 / len(entries)) for one in entries]
+    bundle = make_bundle(setup, data, fused.trained, scored, cost, key=key, method="fused", seed=seed, sources=facts,
+                         lora=fused.lora, fusion=method)  # fmt: skip
+    return zoo.add(bundle)
+
+
 def run_fusion(setup: Setup, target: TaskData, entries: Sequence[Entry], method: str, seed: int) -> FusedModel:
-    """Trains a fusion without saving it; without sources, the target's own adapter."""
+    """Trains a fusion without saving it; without sources, the target's own adapter.
+
+    Sources go in by the order of their names, so that the order given does not matter to the last bit.
+    """
     if not entries:
         return FusedModel(train_adapter(setup.workspace, setup.backbone, target, setup.recipe, seed))
-    adapters = [SourceAdapter(one.task, one.train_rows, one.load(backbone_hash=setup.backbone.hash)) for one in entries]
+    ordered = sorted(entries, key=lambda one: (one.task, one.key))
+    adapters = [SourceAdapter(one.task, one.train_rows, one.load(backbone_hash=setup.backbone.hash)) for one in ordered]
     return fusions[method](setup, target, adapters, seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 
 from adaptmtl.adapters.bundle import Bundle
 from adaptmtl.adapters.heads import make_head
-from adaptmtl.adapters.methods import LoraMethod, LoraWeights, inject_lora
+from adaptmtl.adapters.methods import LoraMethod, LoraWeights, inject_lora, weights_from_peft
 from adaptmtl.backbone.precision import LowRankLinear, default_dtype
 from adaptmtl.backbone.segments import SegmentedEncoder
 from adaptmtl.fusion.contract import merges
@@ -18,7 +18,7 @@ from adaptmtl.fusion.delta import Delta, add, from_peft, scale_outputs
 from adaptmtl.registry import Registry
 from adaptmtl.training.adapter import Trained, count_trainable, fit, train_adapter
 from adaptmtl.training.data import TaskData
-from adaptmtl.training.loop import accelerator
+from adaptmtl.training.loop import Log, accelerator
 from adaptmtl.training.model import TaskModel
 from adaptmtl.training.multitask import Mixing, train_shared
 from adaptmtl.training.setup import Setup
@@ -48,10 +48,12 @@ class FusedModel:
     Attributes:
         trained: the target's model.
         lora: shape of its LoRA, where that is not the recipe's.
+        before: what was trained for this seed before the target's own steps, if anything.
     """
 
     trained: Trained
     lora: LoraMethod | None = None
+    before: Log | None = None
 
 
 FusionMethod = Callable[[Setup, TaskData, Sequence[SourceAdapter], int], FusedModel]
@@ -84,7 +86,8 @@ def train_jointly(setup: Setup, target: TaskData, sources: Sequence[SourceAdapte
                           mixing=Mixing(), description=f"joint adapter of {len(sources)} sources")  # fmt: skip
     assert shared.lora is not None
     start = {name: (a.detach(), b.detach()) for name, (a, b) in shared.lora.items()}
-    return FusedModel(train_adapter(setup.workspace, setup.backbone, target, setup.recipe, seed, start=start))
+    trained = train_adapter(setup.workspace, setup.backbone, target, setup.recipe, seed, start=start)
+    return FusedModel(trained, before=shared.log)
 
 
 @fusions.register("scalearn")
@@ -129,7 +132,16 @@ def scale_and_learn(setup: Setup, target: TaskData, sources: Sequence[SourceAdap
     return FusedModel(Trained(model, weights, k, log, count_trainable(model)), shape)
 
 
-def start_weights(setup: Setup, delta: Mapping) -> LoraWeights:
+def start_from(setup: Setup, bundle: Bundle) -> LoraWeights:
+    """Returns a source's weights to begin training from, in the recipe's rank and scale."""
+    method, config = setup.recipe.method, bundle.lora_config
+    if (config["r"], config["lora_alpha"]) == (method.rank, method.alpha):
+        return weights_from_peft(bundle.adapter)
+    merged = merges["linear"]([from_peft(bundle.adapter, config)], [1.0], method.rank, 0)
+    return start_weights(setup, merged.delta)
+
+
+def start_weights(setup: Setup, delta: Delta) -> LoraWeights:
     """Writes a merged update as LoRA weights of the recipe's shape, to begin training from.
 
     Directions that the update does not use get the usual fresh A and a zero B, so that they can be learned.

@@ -1,0 +1,1 @@
+"""Choosing sources: rank aggregation, the guard against negative transfer, the planner."""

@@ -1,0 +1,1 @@
+"""Tasks: declarations, rows, tokens, predictions, metrics."""

@@ -1,0 +1,1 @@
+"""Training: one task at a time or many at once, through adapters or all weights."""

@@ -128,8 +128,11 @@ def fit(
         return Step(model.head.loss(prepared(batch), batch), len(chosen), batch.n_tokens)
 
     steps = recipe.steps_for(len(training_units(split.encoded)))
-    return run(model, step, recipe, steps, learning_rate=learning_rate, seed=seed, reporter=workspace.reporter, description=description,
-               own_rates=own_rates)  # fmt: skip
+    return run(
+        model, step, recipe, steps,
+        learning_rate=learning_rate, seed=seed, reporter=workspace.reporter, description=description,
+        own_rates=own_rates,
+    )  # fmt: skip
 
 
 def count_trainable(model: torch.nn.Module) -> int:

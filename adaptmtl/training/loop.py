@@ -95,7 +95,8 @@ def run(
             value = float(done.loss.detach())
             if not math.isfinite(value):
                 raise AdaptMTLError(
-                    f"{description}: the loss became {value} at step {i + 1}; lower the learning rate ({learning_rate:g})"
+                    f"{description}: the loss became {value} at step {i + 1}; "
+                    f"lower the learning rate ({learning_rate:g})"
                 )
             device.backward(done.loss)
             device.clip_grad_norm_(trained, recipe.clip)

@@ -113,8 +113,8 @@ def train_shared(
     states = {name: data.train.states(workspace, k, default_dtype(), device) for name, data in parts.items()}
     mixture = _Mixture(parts, recipe.batch_size, mixing.temperature, seed)
     steps = recipe.steps_for(sum(len(training_units(data.train.encoded)) for data in parts.values()))
-    watch = _Watch(models, parts, {n: d.validation.states(workspace, k, default_dtype(), device) for n, d in parts.items()},
-                   mixing, steps, device)  # fmt: skip
+    held_out = {name: data.validation.states(workspace, k, default_dtype(), device) for name, data in parts.items()}
+    watch = _Watch(models, parts, held_out, mixing, steps, device)
 
     def step(prepared: nn.Module, _: int) -> Step:
         chosen = next(mixture)

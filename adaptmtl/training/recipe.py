@@ -69,7 +69,8 @@ class Recipe:
         k = backbone.n_layers // 2 if self.lower_layers is None else self.lower_layers
         if not 0 <= k < backbone.n_layers:
             raise AdaptMTLError(
-                f"recipe: lower_layers is {k}; {backbone.name} has {backbone.n_layers} layers, give 0 to {backbone.n_layers - 1}"
+                f"recipe: lower_layers is {k}; {backbone.name} has {backbone.n_layers} layers, "
+                f"give 0 to {backbone.n_layers - 1}"
             )
         return k
 

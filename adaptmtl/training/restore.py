@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from adaptmtl.adapters.bundle import Bundle
@@ -18,7 +19,7 @@ from adaptmtl.backbone.precision import default_dtype
 from adaptmtl.backbone.segments import SegmentedEncoder
 from adaptmtl.errors import AdapterError, BackboneError
 from adaptmtl.tasks.encode import encode
-from adaptmtl.tasks.rows import Split
+from adaptmtl.tasks.rows import Row, Split
 from adaptmtl.tasks.spec import HubRows, TaskSpec
 from adaptmtl.training.model import TaskModel, outputs_of
 from adaptmtl.training.recipe import Encoding
@@ -28,12 +29,22 @@ _CPU = torch.device("cpu")
 
 
 def spec_of(bundle: Bundle) -> TaskSpec:
-    """Returns the task that an adapter solves, as far as its manifest tells (it cannot load rows)."""
+    """Returns the task that an adapter solves, as far as its manifest tells (it cannot load rows).
+
+    Raises:
+        AdapterError: the manifest's task is not one that can be declared.
+    """
     facts = bundle.manifest.task
-    return TaskSpec(
-        name=facts.name, kind=facts.kind, language=facts.language, label_names=facts.label_names, metric=facts.metric,
-        rows=(HubRows(id="unknown", columns={}),),
-    )  # fmt: skip
+    try:
+        return TaskSpec(
+            name=facts.name, kind=facts.kind, language=facts.language, label_names=facts.label_names,
+            metric=facts.metric, rows=(HubRows(id="unknown", columns={}),),
+        )  # fmt: skip
+    except ValidationError as error:
+        raise AdapterError(
+            f"manifest of {bundle.manifest.name}: its task is not valid ({error.errors()[0]['msg']}); "
+            "make or pull the adapter again"
+        ) from error
 
 
 def restore(bundle: Bundle, backbone: Backbone, *, dtype: torch.dtype | None = None, verify: bool = True) -> TaskModel:
@@ -65,13 +76,13 @@ def restore(bundle: Bundle, backbone: Backbone, *, dtype: torch.dtype | None = N
         ) from error
     if verify:
         saved = bundle.manifest.probe
-        outputs = probe_outputs(build(bundle, backbone, head, torch.float32), spec, backbone, _encoding(bundle))
-        difference = max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) if np.shape(a) == np.shape(b) else float("inf")
-                         for a, b in zip(outputs, saved.logits, strict=True))  # fmt: skip
+        model = build(bundle, backbone, head, torch.float32)
+        outputs = probe_outputs(model, spec, backbone, _encoding(bundle), saved.rows)
+        difference = _difference(outputs, saved.logits)
         if not difference <= saved.tolerance:
             raise AdapterError(
-                f"adapter {bundle.manifest.name} does not reproduce its saved outputs: they differ by {difference:.2g}, "
-                f"more than {saved.tolerance:.2g}; the file or the backbone was changed"
+                f"adapter {bundle.manifest.name} does not reproduce its saved outputs: they differ by "
+                f"{difference:.2g}, more than {saved.tolerance:.2g}; the file or the backbone was changed"
             )
     return build(bundle, backbone, head, dtype or default_dtype())
 
@@ -93,9 +104,11 @@ def whole_model(backbone: Backbone, config: Any, weights: LoraWeights, head: Hea
     return model.requires_grad_(False).eval()
 
 
-def probe_outputs(model: TaskModel, spec: TaskSpec, backbone: Backbone, encoding: Encoding) -> list[Any]:
+def probe_outputs(
+    model: TaskModel, spec: TaskSpec, backbone: Backbone, encoding: Encoding, rows: tuple[Row, ...]
+) -> list[Any]:
     """Returns the fp32 outputs on the probe rows, a nested list per row."""
-    split = Split(PROBE_ROWS[spec.kind])
+    split = Split(rows)
     encoded = encode(
         split, spec, backbone.tokenizer, max_length=encoding.max_length, stride=encoding.stride, labelled=False
     )
@@ -118,9 +131,21 @@ def probe_facts(
     detached: dict[str, tuple[Tensor, Tensor]] = {
         n: (a.detach().cpu(), b.detach().cpu()) for n, (a, b) in weights.items()
     }
-    model = whole_model(backbone, config, detached, head.cpu(), torch.float32)
-    outputs = probe_outputs(model, spec, backbone, encoding)
-    return ProbeFacts(rows=PROBE_ROWS[spec.kind], logits=tuple(outputs), tolerance=PROBE_TOLERANCE)
+    own = copy.deepcopy(head).cpu()  # the caller's head stays on its device, and trainable
+    rows = PROBE_ROWS[spec.kind]
+    outputs = probe_outputs(whole_model(backbone, config, detached, own, torch.float32), spec, backbone, encoding, rows)
+    return ProbeFacts(rows=rows, logits=tuple(outputs), tolerance=PROBE_TOLERANCE)
+
+
+def _difference(outputs: Any, saved: Any) -> float:
+    """Returns the greatest absolute difference of two nested lists, infinite where their shapes differ."""
+    if isinstance(outputs, list | tuple) and isinstance(saved, list | tuple):
+        if len(outputs) != len(saved):
+            return float("inf")
+        return max((_difference(a, b) for a, b in zip(outputs, saved, strict=True)), default=0.0)
+    if isinstance(outputs, list | tuple) or isinstance(saved, list | tuple):
+        return float("inf")
+    return abs(float(outputs) - float(saved))
 
 
 def _encoding(bundle: Bundle) -> Encoding:

@@ -69,7 +69,8 @@ class Setup:
         """Returns the key of a product that depends on these settings and on the given parts."""
         return key_of(
             step=step, version=CODE_VERSION, backbone=self.backbone.hash, recipe=self.recipe.to_dict(),
-            lower_layers=self.recipe.layers_below(self.backbone), max_length=self.encoding.fitted(self.backbone).max_length,
+            lower_layers=self.recipe.layers_below(self.backbone),
+            max_length=self.encoding.fitted(self.backbone).max_length,
             stride=self.encoding.stride, dtype=str(default_dtype()), **parts,
         )  # fmt: skip
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from adaptmtl.adapters.methods import weights_from_peft
 from adaptmtl.errors import SelectionError
 from adaptmtl.storage import read_json, write_json
 from adaptmtl.tasks.sample import subsample
@@ -86,7 +85,7 @@ def estimate(
         estimators[name]
     split = _sample(target)
     state = _Target(setup, target, split, seed)
-    plain = _cached(setup, state, None, lambda: _probe(target_features(setup, split, None), state))
+    plain = _cached(setup, state, None, lambda: _probe(state.evidence.baseline, state))
     found = []
     for entry in setup.workspace.reporter.track(entries, f"estimating sources for {target.spec.name}", len(entries)):
         found.append(_one(setup, state, entry, tuple(names)))
@@ -129,7 +128,7 @@ def _one(setup: Setup, target: _Target, entry: Entry, names: tuple[str, ...]) ->
             name=entry.task,
             key=entry.key,
             train_rows=entry.train_rows,
-            features=target_features(setup, target.split, weights_from_peft(bundle.adapter)),
+            features=target_features(setup, target.split, bundle),
             text_embedding=bundle.signature["text_embedding"].numpy() if "text_embedding" in bundle.signature else None,
             delta=delta_of(bundle),
         )
@@ -162,7 +161,7 @@ def _probe(features: Features, target: _Target) -> dict:
     return {"rows": probe_rows(features, target.seed, folds).explained.tolist()}
 
 
-def _cached(setup: Setup, target: _Target, source: str | None, compute) -> dict:  # type: ignore[no-untyped-def]
+def _cached(setup: Setup, target: _Target, source: str | None, compute: Callable[[], dict]) -> dict:
     path = setup.workspace.folder("estimates", f"{target.key(source)}.json")
     held = read_json(path)
     if held is None:

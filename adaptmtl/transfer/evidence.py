@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adaptmtl.adapters.bundle import Bundle
 from adaptmtl.adapters.heads import make_head
-from adaptmtl.adapters.methods import LoraWeights, weights_from_peft
+from adaptmtl.adapters.methods import LoraMethod, weights_from_peft
 from adaptmtl.backbone.precision import default_dtype
 from adaptmtl.tasks.encoded import EncodedRows
 from adaptmtl.tasks.spec import Kind
@@ -23,7 +23,7 @@ from adaptmtl.transfer.contract import Delta, Features
 MOST_TOKENS = 4000
 
 
-def target_features(setup: Setup, split: PreparedSplit, source: LoraWeights | None) -> Features:
+def target_features(setup: Setup, split: PreparedSplit, source: Bundle | None) -> Features:
     """Returns the rows of a split as vectors through the backbone with a source's adapter.
 
     Sequences are read as the mean over tokens, tagging as the first token of each word, question answering as answer
@@ -32,12 +32,15 @@ def target_features(setup: Setup, split: PreparedSplit, source: LoraWeights | No
     Args:
         setup: backbone and recipe.
         split: training rows of the target.
-        source: LoRA weights of the source; None for the plain backbone.
+        source: the source's adapter, of whatever rank and scale; None for the plain backbone.
     """
+    method, weights = setup.recipe.method, None
+    if source is not None:
+        method, weights = _method_of(source, setup), weights_from_peft(source.adapter)
     k = setup.recipe.layers_below(setup.backbone)
     device = accelerator().device
     head = make_head(split.spec, setup.backbone.hidden_size, None, 0)
-    model = lora_model(setup.backbone, setup.recipe.method, k, head, default_dtype(), source).model.to(device)
+    model = lora_model(setup.backbone, method, k, head, default_dtype(), weights).model.to(device)
     states = split.states(setup.workspace, k, default_dtype(), device)
     encoded, kind = split.encoded, split.spec.kind
     assert encoded.labels is not None
@@ -60,6 +63,11 @@ def delta_of(bundle: Bundle) -> Delta:
     """Returns an adapter's low-rank updates with the scale folded into B, as arrays."""
     scale = float(bundle.lora_config["lora_alpha"]) / float(bundle.lora_config["r"])
     return {name: (_array(a), scale * _array(b)) for name, (a, b) in weights_from_peft(bundle.adapter).items()}
+
+
+def _method_of(bundle: Bundle, setup: Setup) -> LoraMethod:
+    config = bundle.lora_config
+    return LoraMethod(int(config["r"]), float(config["lora_alpha"]), setup.recipe.method.targets)
 
 
 def _tagged_tokens(encoded: EncodedRows) -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,8 @@ class Candidates:
 def find_sources(setup: Setup, target: TaskData, wanted: Sequence[str] | None = None) -> Candidates:
     """Lists the zoo's adapters on this backbone that can be sources for a target.
 
-    Of several adapters of a task, the one with most training rows, then the lowest seed, then the newest is taken.
+    Of several adapters of a task, one on the recipe's layers is taken, then the one with most training rows, then the
+    lowest seed, then the newest.
 
     Args:
         setup: whose zoo and backbone.
@@ -41,7 +42,7 @@ def find_sources(setup: Setup, target: TaskData, wanted: Sequence[str] | None = 
     name = target.spec.name
     best: dict[str, Entry] = {}
     for entry in Zoo(setup.workspace).find(method="lora", backbone_hash=setup.backbone.hash):
-        if entry.task not in best or _order(entry) > _order(best[entry.task]):
+        if entry.task not in best or _order(setup, entry) > _order(setup, best[entry.task]):
             best[entry.task] = entry
     if wanted is not None:
         if name in wanted:
@@ -69,19 +70,25 @@ def find_sources(setup: Setup, target: TaskData, wanted: Sequence[str] | None = 
     return Candidates(tuple(kept), tuple(excluded))
 
 
-def _order(entry: Entry) -> tuple[int, int, str]:
-    return entry.train_rows, -entry.seed, entry.created
+def _order(setup: Setup, entry: Entry) -> tuple[bool, int, int, str]:
+    return _other_layers(setup, entry) is None, entry.train_rows, -entry.seed, entry.created
+
+
+def _other_layers(setup: Setup, entry: Entry) -> str | None:
+    recipe = entry.manifest().recipe
+    wanted = (setup.recipe.layers_below(setup.backbone), setup.recipe.method.targets)
+    seen = (recipe.get("lower_layers"), recipe.get("method", {}).get("targets"))
+    return None if seen == wanted else f"its adapter sits on other layers (lower_layers {seen[0]}, targets {seen[1]})"
 
 
 def _reason_to_exclude(setup: Setup, target: TaskData, entry: Entry) -> str | None:
-    recipe = entry.manifest().recipe
-    method = setup.recipe.method
-    shape = {"lower_layers": setup.recipe.layers_below(setup.backbone), **method.to_dict()}
-    seen = {"lower_layers": recipe.get("lower_layers"), **recipe.get("method", {})}
-    if seen["lower_layers"] != shape["lower_layers"] or seen.get("targets") != shape["targets"]:
-        return f"its adapter sits on other layers (lower_layers {seen['lower_layers']}, targets {seen.get('targets')})"
+    if reason := _other_layers(setup, entry):
+        return reason
     spec = setup.catalogue.tasks.get(entry.task)
     if spec is None:
+        setup.workspace.reporter.say(
+            f"{entry.task}: not a known task, overlap with {target.spec.name} not checked; give its YAML with --task-file"
+        )
         return None
     if declared_overlap(spec, target.spec):
         return f"it shares rows with {target.spec.name}"

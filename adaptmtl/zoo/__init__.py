@@ -1,0 +1,1 @@
+"""The store of adapters: trained once, found by name, shared through the Hub."""

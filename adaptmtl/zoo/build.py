@@ -107,6 +107,7 @@ def held_adapter(zoo: Zoo, key: str) -> Entry | None:
 def make_bundle(
     setup: Setup, data: TaskData, trained: Trained, scored: Scored, cost: Cost, *,
     key: str, method: str, seed: int, sources: Sequence[SourceFacts] = (), lora: LoraMethod | None = None,
+    fusion: str | None = None,
 ) -> Bundle:  # fmt: skip
     """Puts everything together that is saved of an adapter.
 
@@ -121,6 +122,7 @@ def make_bundle(
         seed: it was trained with.
         sources: of a fused adapter.
         lora: its shape, where that differs from the recipe's.
+        fusion: the fusion method of a fused adapter.
     """
     backbone, spec = setup.backbone, data.spec
     assert trained.weights is not None
@@ -162,7 +164,9 @@ def make_bundle(
         ),
         head=HeadFacts(kind=str(spec.kind), config={"outputs": head.output.out_features}),
         probe=probe_facts(config, trained.weights, head, spec, backbone, data.encoding),
-        provenance=record(dtype=str(default_dtype()), tokens_seen=trained.log.tokens),
+        provenance=record(
+            dtype=str(default_dtype()), tokens_seen=trained.log.tokens, **({"fusion": fusion} if fusion else {})
+        ),
     )
     return Bundle(
         manifest=manifest,
