@@ -178,6 +178,18 @@ def test_holm_equals_the_definition() -> None:
         holm([float("nan")])
 
 
+@pytest.mark.parametrize(
+    ("sample", "arguments", "message"),
+    [
+        (np.ones((3, 4)), {}, r"\(3, 4\)"),
+        (np.ones((3, 1, 2)), {}, "at least 2 rows"),
+        (np.full((1, 4, 2), np.nan), {}, "finite"),
+        (np.ones((1, 4, 2)), {"level": 1.0}, "level 1.0"),
+        (np.ones((1, 4, 2)), {"resamples": 10}, "10 resamples"),
+        (np.zeros((1, 4, 2)), {}, "one finite number a seed"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:invalid value")
 def test_nonsense_is_refused(sample: np.ndarray, arguments: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         interval(sample, mean_score, **arguments)
