@@ -1,4 +1,4 @@
-"""Small tasks of all five kinds that a random 4-layer encoder can learn, as a person would give them: files and YAML."""
+"""Small tasks of all five kinds that a random 4-layer encoder can learn, in files and YAML as a person gives them."""
 
 from __future__ import annotations
 

@@ -172,7 +172,9 @@ def resolve(name: str, workspace: Workspace) -> Backbone:
             f"give an embedded one ({', '.join(embedded)}), a folder, or a Hub id (owner/name)",
         )
     config = vet_folder(folder, name)
-    return Backbone(name, folder, _hash_files(folder, lambda path: True), config, hub_id)
+    backbone = Backbone(name, folder, _hash_files(folder, lambda path: True), config, hub_id)
+    _ = backbone.hidden_size, backbone.n_layers  # a configuration without them is an error here, not later
+    return backbone
 
 
 @lru_cache(maxsize=1)

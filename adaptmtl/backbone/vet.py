@@ -49,7 +49,7 @@ def vet_folder(folder: Path, name: str) -> dict[str, Any]:
         )
     config = _json(folder / "config.json", name)
     model_type = config.get("model_type")
-    if model_type not in ANATOMY:
+    if not isinstance(model_type, str) or model_type not in ANATOMY:
         raise BackboneError(
             f"backbone {name!r}: model type {model_type!r} is not supported; supported: {', '.join(sorted(ANATOMY))}"
         )
@@ -81,7 +81,7 @@ def _json(path: Path, name: str) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BackboneError(f"backbone {name!r}: {path} does not exist; is this a transformers model folder?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BackboneError(f"backbone {name!r}: {path} is not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise BackboneError(f"backbone {name!r}: {path} holds a {type(value).__name__}, not an object")

@@ -121,8 +121,10 @@ def _target_full(plan: Plan, seed: int) -> Run:
 def _best_source(plan: Plan, seed: int) -> Run:
     source = plan.related[0]
     start = start_from(plan.setup, source.load(backbone_hash=plan.setup.backbone.hash))
-    trained = train_adapter(plan.setup.workspace, plan.setup.backbone, plan.target, plan.setup.recipe, seed, start=start,
-                            description=f"{plan.target.spec.name} from {source.task}")  # fmt: skip
+    setup, description = plan.setup, f"{plan.target.spec.name} from {source.task}"
+    trained = train_adapter(
+        setup.workspace, setup.backbone, plan.target, setup.recipe, seed, start=start, description=description
+    )
     return Run(trained, _adapters_cost(plan, (source,)))
 
 
@@ -217,7 +219,8 @@ def _shared_encoder(plan: Plan, entries: tuple[Entry, ...]) -> tuple[dict[str, T
                                   description=f"multi-task on {len(tasks)} tasks")  # fmt: skip
         held = {
             "seconds": cost.seconds, "rows": shared.log.rows, "tokens": shared.log.tokens, "steps": shared.log.steps,
-            "flops": shared.log.tokens * flops_per_token(setup, full=True), "held_out_losses": list(shared.held_out_losses),
+            "flops": shared.log.tokens * flops_per_token(setup, full=True),
+            "held_out_losses": list(shared.held_out_losses),
         }  # fmt: skip
         assert shared.encoder is not None
         encoder = {name: value.contiguous().clone() for name, value in shared.encoder.items()}

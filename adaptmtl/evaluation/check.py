@@ -200,7 +200,8 @@ def _run(plan: Plan, name: str, seed: int) -> _Done:
     setup = plan.setup
     key = setup.key(
         "arm", arm_version=VERSION, arm=name, seed=seed, target=plan.target.spec.name, data=plan.target.fingerprint,
-        sources=[entry.key for entry in arm.sources(plan)], source_recipe=plan.source_setup.recipe.to_dict() if arm.full else None,
+        sources=[entry.key for entry in arm.sources(plan)],
+        source_recipe=plan.source_setup.recipe.to_dict() if arm.full else None,
         method=plan.method if name in ("fused", "random_sources") else None,
         **({"drawn": len(plan.related)} if name == "random_sources" else {}),
     )  # fmt: skip

@@ -96,9 +96,8 @@ class Predictor:
                 and all(isinstance(t, str) and (t.strip() or listed) for t in texts)
             )
             if not good:
-                raise DataError(
-                    f"row {number}: column {name!r} is {str(value)[:60]!r}; give {'a list of texts' if listed else 'a text'}"
-                )
+                wanted = "a list of texts" if listed else "a text"
+                raise DataError(f"row {number}: column {name!r} is {str(value)[:60]!r}; give {wanted}")
             out[name] = list(texts) if listed else value
         if self.spec.kind is Kind.QUESTION_ANSWERING:
             out["answers"] = {"text": [], "answer_start": []}
@@ -140,8 +139,8 @@ def load_predictor(adapter: str, workspace: Workspace | None = None, *, backbone
     found = resolve(backbone or facts.name, workspace)
     if found.hash != facts.hash:
         raise BackboneError(
-            f"adapter {bundle.manifest.name} was trained on backbone {facts.name!r} ({facts.hash}); {found.name!r} here is "
-            f"another one ({found.hash}); name the right one with --backbone"
+            f"adapter {bundle.manifest.name} was trained on backbone {facts.name!r} ({facts.hash}); "
+            f"{found.name!r} here is another one ({found.hash}); name the right one with --backbone"
         )
     model = restore(bundle, found).to(torch.device(accelerator().device))
     return Predictor(bundle, found, model, spec_of(bundle))

@@ -128,7 +128,8 @@ def fuse(
         if name is not None:
             zoo.alias(name, entry.key)
     return Fused(
-        entry=entry, target=target, method=method if choice.entries else TARGET_ONLY, sources=tuple(one.task for one in choice.entries), reasons=choice.reasons,
+        entry=entry, target=target, method=method if choice.entries else TARGET_ONLY,
+        sources=tuple(one.task for one in choice.entries), reasons=choice.reasons,
         helped=bool(choice.entries), summary=choice.summary, table=choice.table, seconds=total.seconds,
     )  # fmt: skip
 

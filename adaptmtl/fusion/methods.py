@@ -122,8 +122,9 @@ def scale_and_learn(setup: Setup, target: TaskData, sources: Sequence[SourceAdap
     head = make_head(target.spec, setup.backbone.hidden_size, target.train.encoded, seed, setup.recipe.head_dropout)
     model = TaskModel(SegmentedEncoder(encoder, setup.backbone.anatomy, k), head, frozen=True)
     states = target.train.states(setup.workspace, k, default_dtype(), accelerator().device)
+    rates = [(scale, SCALE_RATE) for scale in scales.values()]
     log = fit(model, target.train, states, setup.recipe, seed, setup.recipe.learning_rate, setup.workspace,
-              f"{target.spec.name} scales of {len(sources)}", [(scale, SCALE_RATE) for scale in scales.values()])  # fmt: skip
+              f"{target.spec.name} scales of {len(sources)}", rates)  # fmt: skip
     parts = [
         scale_outputs(one.delta, {m: scales[m].detach()[i].cpu() for m in one.delta}) for i, one in enumerate(sources)
     ]

@@ -98,8 +98,8 @@ class _Target:
     def __init__(self, setup: Setup, data: TaskData, split: PreparedSplit, seed: int):
         self.setup, self.data, self.split, self.seed = setup, data, split, seed
         self._evidence: TargetEvidence | None = None
-        own = [e for e in Zoo(setup.workspace).find(task=data.spec.name, method="lora", backbone_hash=setup.backbone.hash)
-               if e.manifest().data.train_fingerprint == data.fingerprint["train"]]  # fmt: skip
+        trained = Zoo(setup.workspace).find(task=data.spec.name, method="lora", backbone_hash=setup.backbone.hash)
+        own = [one for one in trained if one.manifest().data.train_fingerprint == data.fingerprint["train"]]
         self.own = min(own, key=lambda entry: (entry.seed, entry.key)) if own else None
 
     @property

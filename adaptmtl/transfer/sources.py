@@ -87,7 +87,8 @@ def _reason_to_exclude(setup: Setup, target: TaskData, entry: Entry) -> str | No
     spec = setup.catalogue.tasks.get(entry.task)
     if spec is None:
         setup.workspace.reporter.say(
-            f"{entry.task}: not a known task, overlap with {target.spec.name} not checked; give its YAML with --task-file"
+            f"{entry.task}: not a known task, overlap with {target.spec.name} not checked; "
+            "give its YAML file with --task-file"
         )
         return None
     if declared_overlap(spec, target.spec):

@@ -164,9 +164,7 @@ def make_bundle(
         ),
         head=HeadFacts(kind=str(spec.kind), config={"outputs": head.output.out_features}),
         probe=probe_facts(config, trained.weights, head, spec, backbone, data.encoding),
-        provenance=record(
-            dtype=str(default_dtype()), tokens_seen=trained.log.tokens, **({"fusion": fusion} if fusion else {})
-        ),
+        provenance=record(dtype=str(default_dtype()), tokens_seen=trained.log.tokens, fusion=fusion),
     )
     return Bundle(
         manifest=manifest,

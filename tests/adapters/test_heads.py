@@ -51,7 +51,9 @@ def test_regression_is_scaled_and_back():
     outputs = torch.tensor([[-1.0], [0.5], [2.0]])
     values = head.scale_outputs(outputs)
     expected = np.mean((values[:, 0].numpy() - labels) ** 2) / labels.std() ** 2
-    assert float(head.loss(outputs, batch(mask_of([1] * 3, 1), torch.tensor(labels)))) == pytest.approx(expected, rel=1e-5)
+    assert float(head.loss(outputs, batch(mask_of([1] * 3, 1), torch.tensor(labels)))) == pytest.approx(
+        expected, rel=1e-5
+    )
     perfect = torch.tensor((labels - labels.mean()) / labels.std())[:, None]
     torch.testing.assert_close(head.scale_outputs(perfect)[:, 0], torch.tensor(labels))
     loaded = make_head(spec(Kind.REGRESSION), 4, None, 1)
@@ -87,7 +89,7 @@ def test_a_batch_without_words_has_no_loss_and_no_gradient():
     mask = mask_of([2], 3)
     loss = head.loss(head(torch.randn(1, 3, 4), mask), batch(mask, torch.full((1, 3), IGNORED)))
     loss.backward()
-    assert float(loss) == 0 and float(head.output.weight.grad.abs().sum()) == 0
+    assert loss.item() == 0 and float(head.output.weight.grad.abs().sum()) == 0
 
 
 def test_spans_begin_and_end_inside_the_text():

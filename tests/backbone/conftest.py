@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from architectures import write_architecture
+from tiny_architectures import write_architecture
 
 from adaptmtl.backbone.load import Backbone, resolve
 from adaptmtl.workspace import Workspace

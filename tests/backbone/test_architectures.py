@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from architectures import CASES, SPEC, encoded_rows, lower_states, padded, plain_inputs
 from peft import get_peft_model
+from tiny_architectures import CASES, SPEC, encoded_rows, lower_states, padded, plain_inputs
 from torch import Tensor
 from transformers import AutoModel
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from architectures import ROWS, encoded_rows, lower_states, write_architecture
+from tiny_architectures import ROWS, encoded_rows, lower_states, write_architecture
 
 from adaptmtl.backbone import states as module
 from adaptmtl.backbone.load import Backbone, resolve
@@ -59,7 +59,9 @@ def test_cached_states_are_those_of_the_lower_layers(dtype, backbone_of: Backbon
     assert isinstance(recomputed, RecomputedStates)
     assert torch.equal(cached.batch(everything, 32), recomputed.batch(everything, 32))
     exact = lower_states(backbone, encoded, 2)
-    torch.testing.assert_close(cached.batch(everything, 32), exact, atol=1e-5 if dtype == torch.float32 else 0.2, rtol=0)
+    torch.testing.assert_close(
+        cached.batch(everything, 32), exact, atol=1e-5 if dtype == torch.float32 else 0.2, rtol=0
+    )
     some = np.array([3, 1])  # other neighbours and another padding: only the order of additions may differ
     tolerance = 1e-5 if dtype == torch.float32 else 0.1
     torch.testing.assert_close(cached.batch(some, 16), recomputed.batch(some, 16), atol=tolerance, rtol=0)
@@ -155,7 +157,9 @@ def test_what_killed_runs_left_is_removed_when_old(backbone_of: BackboneOf, work
     assert not old.exists() and young.exists()
 
 
-def test_states_over_the_limit_are_recomputed_and_it_is_said(backbone_of: BackboneOf, workspace: Workspace, monkeypatch):
+def test_states_over_the_limit_are_recomputed_and_it_is_said(
+    backbone_of: BackboneOf, workspace: Workspace, monkeypatch
+):
     backbone, notes = backbone_of("bert"), Notes()
     monkeypatch.setenv("ADAPTMTL_STATES_GIB", "1e-6")
     states = states_of(replace(workspace, reporter=notes), backbone, encoded_rows(backbone), 1, torch.float32, CPU)
@@ -174,7 +178,9 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(backbone_of: BackboneOf, wo
     assert "\n" not in str(caught.value) and not folders(workspace)
 
 
-def test_space_is_reserved_where_the_system_has_no_call_for_it(backbone_of: BackboneOf, workspace: Workspace, monkeypatch):
+def test_space_is_reserved_where_the_system_has_no_call_for_it(
+    backbone_of: BackboneOf, workspace: Workspace, monkeypatch
+):
     backbone = backbone_of("bert")
     encoded = encoded_rows(backbone)
     expected = np.array(states_of(workspace, backbone, encoded, 1, torch.float32, CPU).values)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from architectures import write_architecture
+from tiny_architectures import write_architecture
 
 from adaptmtl.backbone.load import resolve
 from adaptmtl.backbone.vet import REFUSED_KEYS
@@ -60,7 +60,7 @@ def test_keys_of_the_tokenizer_are_refused_too(folder: Path, refusal):
 
 
 def test_empty_values_of_refused_keys_pass(folder: Path, workspace: Workspace):
-    edit(folder / "config.json", auto_map={}, quantization_config=None, trust_remote_code=False)
+    edit(folder / "config.json", auto_map={}, device_map=None, trust_remote_code=False)
     assert resolve(str(folder), workspace).load_encoder() is not None
 
 
@@ -127,7 +127,9 @@ def test_a_sharded_model_is_loaded(folder: Path, workspace: Workspace):
     whole.save_pretrained(folder, max_shard_size="20KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
     sharded = resolve(str(folder), workspace).load_encoder()
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), sharded.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), sharded.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("damage", ["missing", "broken"])

@@ -29,7 +29,9 @@ CPU = torch.device("cpu")
 def setup(tmp_path_factory, tiny_backbone):
     folder = tmp_path_factory.mktemp("fusion")
     # 15 steps: sources whose updates are far from zero
-    return toy_setup(folder / "tasks", tiny_backbone, folder / "home", {*SOURCES, *FIVE_KINDS}, replace(RECIPE, steps=15))
+    return toy_setup(
+        folder / "tasks", tiny_backbone, folder / "home", {*SOURCES, *FIVE_KINDS}, replace(RECIPE, steps=15)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,9 @@ def test_a_start_has_balanced_halves_and_room_to_learn(setup, adapters):
         assert a.shape[0] == b.shape[1] == 5
         used = b.norm(dim=0) > 0
         assert int(used.sum()) == 2 and bool((a.norm(dim=1) > 0).all())
-        assert torch.allclose(a[used].norm(dim=1) * 2, b[:, used].norm(dim=0) * 2 * wide.recipe.method.alpha / 5, rtol=1e-4)
+        assert torch.allclose(
+            a[used].norm(dim=1) * 2, b[:, used].norm(dim=0) * 2 * wide.recipe.method.alpha / 5, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -162,7 +166,7 @@ def test_every_method_serves_every_kind_of_target(quick, adapters, method, targe
 
 def test_seeds_matter_and_repeat(quick, entries):
     first, same, other = (
-        run_fusion(quick, quick.data("opinion"), entries, "joint", seed).trained for seed in (0, 0, 1)
+        run_fusion(quick, quick.data("opinion"), entries, "merge", seed).trained for seed in (0, 0, 1)
     )
     name = next(iter(first.weights))
     assert torch.equal(first.weights[name][0], same.weights[name][0])

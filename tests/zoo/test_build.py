@@ -98,8 +98,8 @@ def test_plain_peft_loads_it_and_gives_the_models_hidden_states(setup):
     from peft import PeftModel
     from transformers import AutoModel
 
-    from adaptmtl.training.restore import restore
     from adaptmtl.training.model import feature_batches
+    from adaptmtl.training.restore import restore
 
     (entry,) = train_adapters(setup, ["opinion"])
     plain = AutoModel.from_pretrained(setup.backbone.path, add_pooling_layer=False)

@@ -28,7 +28,11 @@ _USUAL: dict[str, Any] = {
     "initializer_range": 0.2,  # wide, so that a wrong mask or position shows
     "pad_token_id": 0,
 }
-_SHIFTED = {**_USUAL, "max_position_embeddings": MAX_LENGTH + 2, "pad_token_id": 1}  # positions begin after the padding's
+_SHIFTED = {
+    **_USUAL,
+    "max_position_embeddings": MAX_LENGTH + 2,
+    "pad_token_id": 1,
+}  # positions begin after the padding's
 _RELATIVE = {
     **_USUAL,
     "relative_attention": True,
@@ -74,7 +78,7 @@ SPEC = TaskSpec(
     rows=(HubRows(id="none", columns={}),),
 )
 ROWS = (
-    {"text": "the good dog is in the house and the river is blue", "text_pair": "was it a bad year for the city?", "label": 0},
+    {"text": "the good dog is in the house and the river is blue", "text_pair": "was it a bad year?", "label": 0},
     {"text": "yes", "text_pair": "the red book", "label": 1},
     {"text": "who won the first game of the year", "text_pair": None, "label": 0},
     {"text": "three small songs", "text_pair": "no", "label": 1},

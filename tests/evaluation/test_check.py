@@ -1,0 +1,210 @@
+"""The check: every arm, the figures behind it, and that what is done stays done."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from toy_tasks import toy_setup
+
+import adaptmtl.evaluation.check as module
+from adaptmtl.errors import AdaptMTLError, SelectionError, UnknownNameError
+from adaptmtl.evaluation.arms import arms, random_sources
+from adaptmtl.evaluation.check import DEFAULT_ARMS, check, make_plan
+from adaptmtl.statistics import holm, paired
+from adaptmtl.tasks.metrics import metrics
+from adaptmtl.zoo.build import train_adapters
+
+ALL = (*DEFAULT_ARMS[:3], "random_sources", *DEFAULT_ARMS[3:])
+SOURCES = ("mood", "colour", "nouns")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_backbone):
+    folder = tmp_path_factory.mktemp("check")
+    setup = toy_setup(folder / "tasks", tiny_backbone, folder / "home", ("opinion", *SOURCES)).with_steps(4)
+    train_adapters(setup, SOURCES)
+    return setup
+
+
+@pytest.fixture(scope="module")
+def result(trained):
+    return check(trained, "opinion", sources=["mood", "colour"], seeds=2, arms_wanted=ALL)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    monkeypatch.setattr(module, "score", lambda *_: pytest.fail("an arm was trained again"))
+
+
+def done(setup, name):
+    """Facts and statistics of every finished run of an arm, by seed."""
+    found = {}
+    for folder in setup.workspace.folder("checks").iterdir():
+        facts = json.loads((folder / "facts.json").read_text())
+        if facts["provenance"]["arm"] == name:
+            found[facts["provenance"]["seed"]] = (facts, load_file(folder / "statistics.safetensors"), folder)
+    return found
+
+
+def test_every_arm_is_there_with_its_figures(trained, result):
+    assert set(arms) == set(ALL)
+    assert [arm.name for arm in result.arms] == list(ALL)
+    assert (result.n_rows, result.train_rows, result.steps, result.n_seeds) == (20, 48, 4, 2)
+    assert set(result.sources) == {"mood", "colour"} and set(result.all_sources) == set(SOURCES)
+    assert result.majority == 0.5 and result.metric == "accuracy" and result.margin == 0.01
+    for arm in result.arms:
+        assert len(arm.values) == 2 and arm.mean == pytest.approx(np.mean(arm.values))
+        assert arm.sd == pytest.approx(np.std(arm.values, ddof=1)) and arm.low <= arm.mean <= arm.high
+        assert arm.seconds > 0 and arm.examples > 0 and arm.tokens > 0 and arm.flops > 0 and arm.trained_parameters > 0
+        assert arm.beats_majority is not None
+        if arm.name == "fused":
+            assert arm.difference is None and arm.p_value is None and arm.verdict is None
+        else:
+            assert arm.difference_low <= arm.difference <= arm.difference_high
+            assert 0 <= arm.p_value <= 1 and arm.verdict in ("better", "worse", "not inferior", "no difference shown")
+    by_name = {arm.name: arm for arm in result.arms}
+    assert by_name["target_full"].trained_parameters > 10 * by_name["target_adapter"].trained_parameters
+    assert by_name["target_adapter"].upstream_seconds == 0 < by_name["multitask_all"].upstream_seconds
+    assert by_name["multitask_all"].examples > by_name["multitask_chosen"].examples > by_name["target_full"].examples
+
+
+def test_a_second_run_trains_nothing_and_says_the_same(trained, result, no_training):
+    again = check(trained, "opinion", sources=["colour", "mood"], seeds=2, arms_wanted=ALL)
+    assert again.arms == result.arms and again.seconds < result.seconds
+
+
+def test_saved_statistics_reproduce_every_figure(trained, result):
+    score = metrics["accuracy"].score
+    stacks = {}
+    for arm in result.arms:
+        runs = done(trained, arm.name)
+        assert sorted(runs) == [0, 1]
+        for seed, (facts, statistics, _) in runs.items():
+            value = float(score(statistics["accuracy"].sum(axis=0)))
+            assert value == arm.values[seed] == facts["values"]["accuracy"]
+        stacks[arm.name] = np.stack([runs[seed][1]["accuracy"] for seed in (0, 1)])
+    others = [arm for arm in result.arms if arm.name != "fused"]
+    compared = [paired(stacks["fused"], stacks[arm.name], score) for arm in others]
+    assert [arm.difference for arm in others] == [one.difference for one in compared]
+    assert [arm.p_value for arm in others] == holm([one.p_two_sided for one in compared]).tolist()
+
+
+def test_the_result_is_plain_json(result):
+    text = json.dumps(result.to_dict(), allow_nan=False)
+    assert len(json.loads(text)["arms"]) == len(ALL)
+
+
+def test_interrupted_between_runs_it_goes_on_and_ends_with_the_same_numbers(trained, result, tmp_path, monkeypatch):
+    import shutil
+
+    shutil.copytree(trained.workspace.home / "zoo", tmp_path / "home" / "zoo")
+
+    class Killed(Exception):
+        pass
+
+    class Stops:
+        said = 0
+
+        def say(self, message):
+            if ", seed " in message:
+                Stops.said += 1
+                if Stops.said == 3:
+                    raise Killed
+
+        def track(self, items, description, total=None):
+            yield from items
+
+    workspace = replace(trained.workspace, home=tmp_path / "home", reporter=Stops())
+    setup = replace(trained, workspace=workspace)
+    wanted = ("target_adapter", "fused", "multitask_chosen")
+    with pytest.raises(Killed):
+        check(setup, "opinion", sources=["mood", "colour"], seeds=2, arms_wanted=wanted)
+    first = {folder.name for folder in workspace.folder("checks").iterdir()}
+    assert len(first) == 3
+    trainings, score = [], module.score
+
+    def counted(*given):
+        trainings.append(1)
+        return score(*given)
+
+    monkeypatch.setattr(module, "score", counted)
+    ended = check(setup, "opinion", sources=["mood", "colour"], seeds=2, arms_wanted=wanted)
+    assert len(trainings) == 3
+    figures = {arm.name: arm.values for arm in result.arms}
+    assert {arm.name: arm.values for arm in ended.arms} == {name: figures[name] for name in wanted}
+
+
+@pytest.mark.parametrize("damage", ["statistics gone", "statistics cut", "facts cut", "statistics changed"])
+def test_a_damaged_run_is_made_again(trained, result, damage):
+    facts, _, folder = done(trained, "target_adapter")[1]
+    path = folder / ("facts.json" if damage == "facts cut" else "statistics.safetensors")
+    raw = path.read_bytes()
+    if damage == "statistics gone":
+        path.unlink()
+    elif damage == "statistics changed":
+        path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 64]))
+    else:
+        path.write_bytes(raw[: len(raw) // 2])
+    again = check(trained, "opinion", sources=["mood", "colour"], seeds=2, arms_wanted=["target_adapter"])
+    assert again.arms[0].values == result.arms[0].values
+    assert done(trained, "target_adapter")[1][0]["values"] == facts["values"]
+
+
+def test_a_damaged_shared_encoder_is_trained_again_to_the_same_bytes(trained, result):
+    (folder, *_) = sorted(trained.workspace.folder("shared").iterdir())
+    path = folder / "encoder.safetensors"
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-4] + b"abcd")
+    for _, _, run in done(trained, "multitask_chosen").values():
+        (run / "facts.json").unlink()
+    for _, _, run in done(trained, "multitask_all").values():
+        (run / "facts.json").unlink()
+    again = check(trained, "opinion", sources=["mood", "colour"], seeds=2, arms_wanted=ALL)
+    assert path.read_bytes() == raw
+    assert [arm.values for arm in again.arms] == [arm.values for arm in result.arms]
+
+
+def test_random_sources_depend_on_how_many_are_drawn(trained, result):
+    one, two = (make_plan(trained, "opinion", names, "merge", None)[0] for names in (["mood"], ["mood", "colour"]))
+    assert (len(random_sources(one, 0)), len(random_sources(two, 0))) == (1, 2)
+    before = len(done(trained, "random_sources"))
+    check(trained, "opinion", sources=["mood"], seeds=2, arms_wanted=["random_sources"])
+    folders = [
+        folder
+        for folder in trained.workspace.folder("checks").iterdir()
+        if json.loads((folder / "facts.json").read_text())["provenance"]["arm"] == "random_sources"
+    ]
+    assert before == 2 and len(folders) == 4, "one random source was taken for two"
+
+
+def test_one_seed_has_no_deviation_and_joint_counts_what_it_trains(trained):
+    wanted = ["target_adapter", "fused"]
+    merge = check(trained, "opinion", sources=["mood", "colour"], seeds=1, arms_wanted=wanted)
+    joint = check(trained, "opinion", sources=["mood", "colour"], seeds=1, arms_wanted=wanted, method="joint")
+    assert merge.arms[0].sd is None and all(math.isfinite(arm.low) for arm in merge.arms)
+    assert joint.arms[1].examples > merge.arms[1].examples + 50 and joint.arms[1].flops > 1.5 * merge.arms[1].flops
+
+
+@pytest.mark.parametrize("target", ["nouns"])
+def test_without_accuracy_of_classes_there_is_no_majority(trained, target):
+    found = check(trained, target, sources=["mood"], seeds=1, arms_wanted=["target_adapter"])
+    assert found.majority is None and all(arm.beats_majority is None for arm in found.arms)
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"seeds": 0}, AdaptMTLError, "seeds is 0; give 1 or more"),
+        ({"arms_wanted": ["fusd"]}, UnknownNameError, "unknown arm 'fusd'; did you mean fused"),
+        ({"method": "mergd"}, UnknownNameError, "unknown fusion method 'mergd'; did you mean merge"),
+        ({"sources": ["opinion"]}, SelectionError, "target 'opinion' is among its own sources"),
+        ({"sources": ["moood"]}, UnknownNameError, "unknown source 'moood'; did you mean mood"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_is_trained(trained, no_training, wrong, error, message):
+    with pytest.raises(error, match=message):
+        check(trained, "opinion", **{"sources": ["mood"], "seeds": 1, **wrong})

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from toys import CPU, QUICK, toy_data
+
+from adaptmtl.adapters.methods import peft_state
+from adaptmtl.backbone.load import Backbone
+from adaptmtl.backbone.precision import default_dtype
+from adaptmtl.errors import AdaptMTLError
+from adaptmtl.tasks.spec import Kind
+from adaptmtl.training import adapter as module
+from adaptmtl.training.adapter import count_trainable, fine_tune, train_adapter
+from adaptmtl.training.features import mean_features, token_features
+from adaptmtl.training.model import outputs_of
+from adaptmtl.training.recipe import Encoding, Recipe
+from adaptmtl.training.restore import whole_model
+from adaptmtl.workspace import Workspace
+
+
+def saved_bytes(trained) -> dict[str, bytes]:
+    tensors = {**peft_state(trained.weights), **trained.model.head.state_dict()}
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_loss_of_every_kind_goes_down(kind: Kind, backbone: Backbone, workspace: Workspace):
+    data = toy_data(kind, backbone)
+    recipe = replace(QUICK, steps=40, batch_size=16, learning_rate=2e-2)
+    trained = train_adapter(workspace, backbone, data, recipe, seed=0)
+    losses = trained.log.losses
+    assert trained.log.steps == len(losses) == 40 and trained.log.tokens > trained.log.rows > 0
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+    outputs = trained.outputs(workspace, data.validation)
+    assert outputs.dtype == np.float32 and np.isfinite(outputs).all()
+    if kind is Kind.REGRESSION:  # back in label units
+        assert 90 < outputs.mean() < 150
+    if kind is Kind.QUESTION_ANSWERING:
+        assert data.train.encoded.n_features > len(data.train.rows)  # windows
+
+
+def test_the_seed_decides_every_byte(backbone: Backbone, workspace: Workspace):
+    data = toy_data(Kind.SEQUENCE_CLASSIFICATION, backbone)
+    first = saved_bytes(train_adapter(workspace, backbone, data, QUICK, seed=0))
+    torch.manual_seed(99)  # whatever was drawn before
+    assert saved_bytes(train_adapter(workspace, backbone, data, QUICK, seed=0)) == first
+    other = saved_bytes(train_adapter(workspace, backbone, data, QUICK, seed=1))
+    assert all(other[name] != first[name] for name in first)
+
+
+def test_training_leaves_the_callers_randomness_alone(backbone: Backbone, workspace: Workspace):
+    data = toy_data(Kind.SEQUENCE_CLASSIFICATION, backbone)
+    before = torch.get_rng_state()
+    train_adapter(workspace, backbone, data, QUICK, seed=0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_only_the_lora_and_the_head_change(backbone: Backbone, workspace: Workspace, monkeypatch: pytest.MonkeyPatch):
+    data, snapshots = toy_data(Kind.SEQUENCE_CLASSIFICATION, backbone), []
+    run = module.run
+
+    def spied(model, *args, **options):
+        snapshots.append({name: tensor.detach().clone() for name, tensor in everything(model)})
+        return run(model, *args, **options)
+
+    def everything(model):
+        return [*model.named_parameters(), *model.named_buffers()]
+
+    monkeypatch.setattr(module, "run", spied)
+    trained = train_adapter(workspace, backbone, data, QUICK, seed=0)
+    (before,) = snapshots
+    after = dict(everything(trained.model))
+    trainable = {name for name, p in trained.model.named_parameters() if p.requires_grad}
+    assert len(trainable) == 2 * len(trained.weights) + 2 and len(after) > len(trainable)
+    for name, tensor in after.items():
+        assert torch.equal(tensor, before[name]) == (name not in trainable), name
+    ranks = sum(a.numel() + b.numel() for a, b in trained.weights.values())
+    assert trained.trained_parameters == ranks + 2 * 33 == count_trainable(trained.model)
+
+
+@pytest.mark.parametrize("k", [0, 2, 3])
+def test_what_was_trained_on_states_runs_from_tokens(k: int, backbone: Backbone, workspace: Workspace):
+    data = toy_data(Kind.TOKEN_CLASSIFICATION, backbone)
+    recipe = replace(QUICK, lower_layers=k)
+    trained = train_adapter(workspace, backbone, data, recipe, seed=0)
+    assert trained.k == k
+    outputs = trained.outputs(workspace, data.validation)
+    config = recipe.method.config(backbone, k)
+    whole = whole_model(backbone, config, trained.weights, trained.model.head, default_dtype())
+    again = outputs_of(whole, data.validation.encoded, None, CPU)
+    np.testing.assert_allclose(outputs, again, atol=1e-5 if default_dtype() == torch.float32 else 3e-2)
+
+
+def test_features_of_tokens_and_texts_agree(backbone: Backbone, workspace: Workspace):
+    data = toy_data(Kind.TOKEN_CLASSIFICATION, backbone)
+    trained, encoded = train_adapter(workspace, backbone, data, QUICK, seed=0), data.validation.encoded
+    states = data.validation.states(workspace, 2, default_dtype(), CPU)
+    means = mean_features(trained.model, encoded, states, CPU)
+    tokens = token_features(trained.model, encoded, states, np.arange(encoded.n_tokens), CPU)
+    expected = np.stack([part.mean(0) for part in np.split(tokens, encoded.offsets[1:-1])])
+    np.testing.assert_allclose(means, expected, atol=1e-5)
+    chosen = np.array([1, 4, encoded.n_tokens - 1])
+    np.testing.assert_array_equal(token_features(trained.model, encoded, states, chosen, CPU), tokens[chosen])
+
+
+def test_training_can_begin_from_given_weights(backbone: Backbone, workspace: Workspace):
+    data = toy_data(Kind.SEQUENCE_CLASSIFICATION, backbone)
+    source = train_adapter(workspace, backbone, data, replace(QUICK, steps=10), seed=1)
+    start = {name: (a.detach().clone(), b.detach().clone()) for name, (a, b) in source.weights.items()}
+    still = replace(QUICK, steps=1, learning_rate=1e-12)
+    warm = train_adapter(workspace, backbone, data, still, seed=0, start=start)
+    for name, pair in start.items():
+        for given, seen in zip(pair, warm.weights[name], strict=True):
+            torch.testing.assert_close(seen, given, atol=1e-6, rtol=0)
+
+
+def test_full_fine_tuning_changes_the_encoder(backbone: Backbone, workspace: Workspace):
+    data = toy_data(Kind.SEQUENCE_CLASSIFICATION, backbone)
+    trained = fine_tune(workspace, backbone, data, replace(QUICK, full_learning_rate=1e-3), seed=0)
+    plain = dict(backbone.load_encoder().named_parameters())
+    tuned = dict(trained.model.encoder.model.named_parameters())
+    assert tuned.keys() == plain.keys() and trained.weights is None
+    unused = {name for name in plain if torch.equal(plain[name], tuned[name])}
+    # the key's bias cancels in the softmax, up to rounding; everything else of use has moved
+    assert all("key.bias" in name for name in unused), unused
+    assert trained.trained_parameters == sum(p.numel() for p in plain.values()) + 2 * 33
+    again = fine_tune(workspace, backbone, data, replace(QUICK, full_learning_rate=1e-3), seed=0)
+    assert all(torch.equal(p, tuned[name]) for name, p in again.model.encoder.model.named_parameters())
+
+
+def test_a_loss_that_is_no_number_is_one_error(backbone: Backbone, workspace: Workspace):
+    data = toy_data(Kind.REGRESSION, backbone)
+    with pytest.raises(AdaptMTLError, match="lower the learning rate") as caught:
+        fine_tune(workspace, backbone, data, replace(QUICK, steps=20, full_learning_rate=1e30), seed=0)
+    assert "\n" not in str(caught.value) and "toy-regression" in str(caught.value)
+
+
+def test_recipes_are_checked(backbone: Backbone):
+    for wrong in ({"batch_size": 0}, {"learning_rate": 0.0}, {"epochs": -1.0}, {"steps": 0}):
+        with pytest.raises(AdaptMTLError, match=next(iter(wrong))):
+            Recipe(**wrong)
+    for k in (-1, 4):
+        with pytest.raises(AdaptMTLError, match="give 0 to 3"):
+            Recipe(lower_layers=k).layers_below(backbone)
+    assert Recipe().layers_below(backbone) == 2
+    assert Recipe(epochs=2, batch_size=10).steps_for(100) == 20 and Recipe(steps=7).steps_for(100) == 7
+    assert Encoding(999).fitted(backbone).max_length == 128

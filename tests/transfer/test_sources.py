@@ -1,0 +1,64 @@
+"""Which adapters can be sources; more of it is in tests/fusion/test_fuse.py, through fuse()."""
+
+from dataclasses import replace
+
+from toy_tasks import Spoken, toy_setup, write_rows
+
+from adaptmtl.errors import SelectionError
+from adaptmtl.transfer.sources import find_sources
+from adaptmtl.zoo.build import train_adapters
+from adaptmtl.zoo.store import Zoo
+
+import pytest  # isort: skip
+
+NAMES = ("opinion", "mood", "colour")
+
+
+@pytest.fixture
+def setup(tmp_path, tiny_backbone):
+    made = toy_setup(tmp_path / "tasks", tiny_backbone, tmp_path / "home", NAMES)
+    train_adapters(made, ["mood", "colour"])
+    return made
+
+
+def test_sources_come_by_name_and_wanted_ones_in_the_same_order(setup):
+    target = setup.data("opinion")
+    assert [one.task for one in find_sources(setup, target).entries] == ["colour", "mood"]
+    assert [one.task for one in find_sources(setup, target, ["mood", "colour"]).entries] == ["colour", "mood"]
+    assert [one.task for one in find_sources(setup, target, ["mood"]).entries] == ["mood"]
+
+
+def test_an_adapter_whose_rows_are_gone_is_a_source_with_a_word_about_it(setup, tmp_path):
+    (tmp_path / "tasks" / "mood-train.jsonl").unlink()
+    spoken = Spoken()
+    told = replace(setup, workspace=replace(setup.workspace, home=tmp_path / "home", reporter=spoken), eval_rows=19)
+    assert [one.task for one in find_sources(told, told.data("opinion")).entries] == ["colour", "mood"]
+    assert any(line.startswith("mood: rows not at hand, overlap with opinion not checked") for line in spoken.lines)
+
+
+def test_only_the_rows_that_an_adapter_was_trained_on_count_as_overlap(tmp_path, tiny_backbone):
+    setup = toy_setup(tmp_path / "tasks", tiny_backbone, tmp_path / "home", NAMES)
+    held = (tmp_path / "tasks" / "opinion-held.jsonl").read_text().splitlines()
+    import json
+
+    leaked = [{"text": json.loads(line)["text"], "label": "red"} for line in held]
+    clean = [
+        {"text": f"a {number} in {name} for the year", "label": name}
+        for number in range(20)
+        for name in ("blue", "green")
+    ]
+    write_rows(tmp_path / "tasks" / "colour-train.jsonl", [*clean, *leaked])
+    setup = replace(setup, eval_rows=18)  # a setup of its own: rows are kept per process
+    train_adapters(setup, ["colour"])
+    excluded = dict(find_sources(setup, setup.data("opinion")).excluded)
+    assert excluded["colour"].startswith("100.0% of the evaluation rows of opinion")
+    with pytest.raises(SelectionError, match=r"source 'colour' cannot be used for 'opinion': 100.0% of"):
+        find_sources(setup, setup.data("opinion"), ["colour"])
+
+
+def test_fused_adapters_are_no_sources(setup):
+    from adaptmtl.fusion.fuse import fuse
+
+    made = fuse(setup, "opinion", sources=["mood"])
+    assert made.entry.method == "fused" and len(Zoo(setup.workspace).entries()) == 3
+    assert [one.task for one in find_sources(setup, setup.data("mood")).entries] == ["colour"]
