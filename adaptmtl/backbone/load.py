@@ -98,11 +98,6 @@ class Backbone:
         tokenizer.model_max_length = int(1e9)  # lengths are ours to cut; silences the tokenizer's own warning
         return tokenizer
 
-    @cached_property
-    def tokenizer_hash(self) -> str:
-        """Hash of the tokenizer files alone: what encoded rows depend on."""
-        return _hash_files(self.path, lambda path: path.suffix != ".safetensors" and path.name != "config.json")
-
     def _count(self, *keys: str) -> int:
         """Returns the first positive whole number in config.json under any of the keys."""
         for key in keys:
@@ -172,7 +167,7 @@ def resolve(name: str, workspace: Workspace) -> Backbone:
             f"give an embedded one ({', '.join(embedded)}), a folder, or a Hub id (owner/name)",
         )
     config = vet_folder(folder, name)
-    backbone = Backbone(name, folder, _hash_files(folder, lambda path: True), config, hub_id)
+    backbone = Backbone(name, folder, _hash_files(folder), config, hub_id)
     _ = backbone.hidden_size, backbone.n_layers  # a configuration without them is an error here, not later
     return backbone
 
@@ -226,11 +221,14 @@ def _file_hash(path: Path, size: int, modified: int) -> str:
     return sha256_file(path)
 
 
-def _hash_files(folder: Path, wanted: Any) -> str:
-    relevant = ("*.safetensors", "config.json", "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt",
-                "special_tokens_map.json", "added_tokens.json", "spiece.model", "sentencepiece.bpe.model")  # fmt: skip
+def _hash_files(folder: Path) -> str:
+    relevant = (
+        *("*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer.json", "tokenizer_config.json"),
+        *("vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "spiece.model"),
+        "sentencepiece.bpe.model",
+    )
     parts = {}
-    for path in sorted({path for pattern in relevant for path in folder.glob(pattern) if wanted(path)}):
+    for path in sorted({path for pattern in relevant for path in folder.glob(pattern)}):
         status = path.stat()
         parts[path.name] = _file_hash(path.resolve(), status.st_size, status.st_mtime_ns)
     return key_of(files=parts)

@@ -23,7 +23,6 @@ REFUSED_KEYS = frozenset(
         "attn_implementation",
         "_attn_implementation",
         "_attn_implementation_internal",
-        "_attn_implementation_autoset",
         "_experts_implementation",
         "quantization_config",
         "use_kernels",
@@ -32,6 +31,8 @@ REFUSED_KEYS = frozenset(
         "transformers_weights",
     }
 )
+#: Values of the attention keys that name code inside transformers itself.
+BUILT_IN_ATTENTION = ("eager", "sdpa")
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5")
 
 
@@ -96,7 +97,7 @@ def _is_shard(folder: Path, name: Any) -> bool:
 def _refused(value: Any) -> str | None:
     if isinstance(value, dict):
         for key, inner in value.items():
-            if key in REFUSED_KEYS and inner not in (None, False, {}, []):
+            if key in REFUSED_KEYS and inner not in (None, False, {}, [], *BUILT_IN_ATTENTION):
                 return key
             if found := _refused(inner):
                 return found

@@ -158,9 +158,8 @@ def test_a_damaged_shared_encoder_is_trained_again_to_the_same_bytes(trained, re
     path = folder / "encoder.safetensors"
     raw = path.read_bytes()
     path.write_bytes(raw[:-4] + b"abcd")
-    for _, _, run in done(trained, "multitask_chosen").values():
-        (run / "facts.json").unlink()
-    for _, _, run in done(trained, "multitask_all").values():
+    after = [*done(trained, "multitask_chosen").values(), *done(trained, "multitask_all").values()]
+    for _, _, run in after:
         (run / "facts.json").unlink()
     again = check(trained, "opinion", sources=["mood", "colour"], seeds=2, arms_wanted=ALL)
     assert path.read_bytes() == raw

@@ -1,5 +1,6 @@
 """Which adapters can be sources; more of it is in tests/fusion/test_fuse.py, through fuse()."""
 
+import json
 from dataclasses import replace
 
 from toy_tasks import Spoken, toy_setup, write_rows
@@ -39,8 +40,6 @@ def test_an_adapter_whose_rows_are_gone_is_a_source_with_a_word_about_it(setup, 
 def test_only_the_rows_that_an_adapter_was_trained_on_count_as_overlap(tmp_path, tiny_backbone):
     setup = toy_setup(tmp_path / "tasks", tiny_backbone, tmp_path / "home", NAMES)
     held = (tmp_path / "tasks" / "opinion-held.jsonl").read_text().splitlines()
-    import json
-
     leaked = [{"text": json.loads(line)["text"], "label": "red"} for line in held]
     clean = [
         {"text": f"a {number} in {name} for the year", "label": name}
