@@ -5,10 +5,12 @@
 DEMO_SUITE   ?= embedded
 DEMO_TARGET  ?= boolq
 DEMO_NAME    ?= $(DEMO_TARGET)-fused
-DEMO_ROWS    ?= 1000
-DEMO_EVAL    ?= 1000
-DEMO_EPOCHS  ?= 3
+DEMO_ROWS    ?= 300
+DEMO_EVAL    ?= 200
+DEMO_EPOCHS  ?= 2
 DEMO_SEEDS   ?= 3
+DEMO_LENGTH  ?= 64
+DEMO_ARMS    ?= target_adapter,best_source,fused,multitask_all
 DEMO_HOME    ?= $(CURDIR)/build/demo
 
 # The first interpreter that is new enough; name another with: make PYTHON=/path/to/python3 test
@@ -49,7 +51,8 @@ $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch
 
 demo: $(VENV)/.demo
 	@PATH="$(CURDIR)/$(BIN):$$PATH" ADAPTMTL_HOME="$(DEMO_HOME)" bash demo/run.sh \
-		"$(DEMO_SUITE)" "$(DEMO_TARGET)" "$(DEMO_NAME)" "$(DEMO_ROWS)" "$(DEMO_EVAL)" "$(DEMO_EPOCHS)" "$(DEMO_SEEDS)"
+		"$(DEMO_SUITE)" "$(DEMO_TARGET)" "$(DEMO_NAME)" "$(DEMO_ROWS)" "$(DEMO_EVAL)" "$(DEMO_EPOCHS)" "$(DEMO_SEEDS)" \
+		"$(DEMO_LENGTH)" "$(DEMO_ARMS)"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -39,7 +39,7 @@ def place(tmp_path_factory, tiny_backbone):
 
 
 def options(place, backbone, home):
-    return ["--task-file", str(place / "tasks"), "--backbone", backbone, "--steps", "60", "--max-length", "32",
+    return ["--task-file", str(place / "tasks"), "--backbone", backbone, "--steps", "15", "--max-length", "32",
             "--rank", "2", "--home", str(home), "--offline"]  # fmt: skip
 
 
@@ -116,6 +116,7 @@ def test_training_killed_while_it_writes_its_first_adapter(capsys, place, tiny_b
     go(capsys, place, tiny_backbone, tmp_path, TRAIN, "zoo/adapters/.partial-*", signal.SIGKILL, 0, False)
 
 
+@pytest.mark.slow
 def test_check_interrupted_between_arms(capsys, place, tiny_backbone, tmp_path):
     go(capsys, place, tiny_backbone, tmp_path, CHECK, "checks/*", signal.SIGINT, 1)
 
