@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from adaptmtl.fusion.fuse import run_fusion
 from adaptmtl.fusion.methods import start_from
+from adaptmtl.fusion.run import run_fusion
 from adaptmtl.provenance import measured
 from adaptmtl.registry import Registry
 from adaptmtl.storage import publish_folder, read_json, sha256_file, write_json

@@ -178,7 +178,7 @@ def make_plan(
 ) -> tuple[Plan, str]:
     """Chooses the sources and fixes the number of steps, from training rows alone; returns the plan and the reason."""
     data = setup.data(target, rows)
-    choice = choose_sources(setup, target, sources, rows)
+    choice = choose_sources(setup, target, sources, rows, method)
     candidates = {entry.key: entry for entry in find_sources(setup, data).entries}
     order = [row.key for row in choice.table.sources] if choice.table else [entry.key for entry in choice.entries]
     ranked = [candidates[key] for key in order if key in candidates]

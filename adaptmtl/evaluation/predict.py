@@ -10,7 +10,7 @@ import torch
 
 from adaptmtl.adapters.bundle import Bundle
 from adaptmtl.backbone.load import Backbone, resolve
-from adaptmtl.errors import BackboneError, DataError
+from adaptmtl.errors import BackboneError, DataError, UnknownNameError
 from adaptmtl.tasks.decode import Predictions, decode
 from adaptmtl.tasks.encode import encode
 from adaptmtl.tasks.rows import Row, Split
@@ -131,12 +131,20 @@ def load_predictor(adapter: str, workspace: Workspace | None = None, *, backbone
     Raises:
         UnknownNameError: no such adapter.
         AdapterError: its files are damaged or do not reproduce its outputs.
-        BackboneError: the backbone is not the one it was trained on.
+        BackboneError: the backbone is gone, or is not the one it was trained on.
     """
     workspace = workspace or Workspace()
     bundle = Zoo(workspace).get(adapter).load()
     facts = bundle.manifest.backbone
-    found = resolve(backbone or facts.name, workspace)
+    try:
+        found = resolve(backbone or facts.name, workspace)
+    except UnknownNameError as error:
+        if backbone is not None:
+            raise
+        raise BackboneError(
+            f"adapter {bundle.manifest.name} was trained on backbone {facts.name!r}, which is not found from here; "
+            "say where it is with --backbone"
+        ) from error
     if found.hash != facts.hash:
         raise BackboneError(
             f"adapter {bundle.manifest.name} was trained on backbone {facts.name!r} ({facts.hash}); "

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from adaptmtl.adapters.manifest import SourceFacts
 from adaptmtl.errors import SelectionError
-from adaptmtl.fusion.methods import FusedModel, SourceAdapter, fusions
+from adaptmtl.fusion.methods import fusions
+from adaptmtl.fusion.run import run_fusion
+from adaptmtl.fusion.trial import try_sources
 from adaptmtl.provenance import measured
 from adaptmtl.selection.planner import TransferTable, rank_sources
-from adaptmtl.training.adapter import train_adapter
 from adaptmtl.training.data import TaskData
 from adaptmtl.training.score import score
 from adaptmtl.training.setup import Setup
@@ -72,28 +75,50 @@ class Choice:
 
 
 def choose_sources(
-    setup: Setup, target: str, sources: Literal["auto"] | Sequence[str], rows: int | None, seed: int = 0
+    setup: Setup, target: str, sources: Literal["auto"] | Sequence[str], rows: int | None, method: str = DEFAULT_METHOD
 ) -> Choice:
     """Returns the adapters to fuse: those named, or those that the planner takes.
+
+    Where the planner finds none that is shown to help, the likeliest are tried on held-out training rows.
 
     Raises:
         SelectionError: no source is named, one is named that cannot be used, or the zoo has none.
     """
     if sources == "auto":
-        table = rank_sources(setup, target, rows=rows, seed=seed)
+        table = rank_sources(setup, target, rows=rows)
         if not table.sources:
             raise SelectionError(
                 f"the zoo has no source for {target!r} on backbone {setup.backbone.name!r}; "
                 "train some: adaptmtl train-adapters --suite embedded"
             )
         held = {entry.key: entry for entry in Zoo(setup.workspace).entries()}
-        entries = tuple(held[key] for key in table.selection.sources)
-        return Choice(entries, table.selection.reasons, table.selection.summary, table)
+        if table.selection.helped or not table.selection.likely:
+            entries = tuple(held[key] for key in table.selection.sources)
+            return Choice(entries, table.selection.reasons, table.selection.summary, table)
+        return _after_trial(
+            setup, setup.data(target, rows), table, [held[key] for key in table.selection.likely], method
+        )
     if isinstance(sources, str) or not sources:
         raise SelectionError(f"sources is {sources!r}; give 'auto' or a list of task names")
     candidates = find_sources(setup, setup.data(target, rows), list(dict.fromkeys(sources)))
     names = ", ".join(entry.task for entry in candidates.entries)
     return Choice(candidates.entries, {}, f"sources as asked for: {names}", None)
+
+
+def _after_trial(setup: Setup, target: TaskData, table: TransferTable, likely: Sequence[Entry], method: str) -> Choice:
+    trial = try_sources(setup, target, likely, method)
+    names = ", ".join(entry.task for entry in likely)
+    taken = trial.gain > 0
+    found = (
+        f"on {trial.rows} held-out training rows {names} fused scored {100 * np.mean(trial.fused):.1f}, "
+        f"the target alone {100 * np.mean(trial.alone):.1f} ({len(trial.fused)} seeds each)"
+    )
+    summary = f"no single source is shown to help; {found}: {'fused' if taken else 'the target is trained alone'}"
+    reasons = dict(table.selection.reasons)
+    for entry in likely:
+        figures = reasons[entry.task].removeprefix("dropped: ").split(";")[0]
+        reasons[entry.task] = f"{'kept' if taken else 'dropped'} after a trial: {figures}"
+    return Choice(tuple(likely) if taken else (), reasons, summary, table)
 
 
 def fuse(
@@ -102,7 +127,7 @@ def fuse(
 ) -> Fused:  # fmt: skip
     """Makes one adapter for a target out of source adapters, and puts it in the zoo.
 
-    When the planner expects no source to help, the target's own adapter is trained instead, and the result says so.
+    When no source is expected to help, the target's own adapter is trained instead, and the result says so.
 
     Args:
         setup: backbone, recipe, encoding, zoo.
@@ -120,7 +145,7 @@ def fuse(
     fusions[method]
     zoo = Zoo(setup.workspace)
     with measured() as total:
-        choice = choose_sources(setup, target, sources, rows)
+        choice = choose_sources(setup, target, sources, rows, method)
         if choice.entries:
             entry = ensure_fused(setup, target, choice.entries, method, rows, seed)
         else:  # the same adapter that train-adapters makes
@@ -151,15 +176,3 @@ def ensure_fused(
     bundle = make_bundle(setup, data, fused.trained, scored, cost, key=key, method="fused", seed=seed, sources=facts,
                          lora=fused.lora, fusion=method)  # fmt: skip
     return zoo.add(bundle)
-
-
-def run_fusion(setup: Setup, target: TaskData, entries: Sequence[Entry], method: str, seed: int) -> FusedModel:
-    """Trains a fusion without saving it; without sources, the target's own adapter.
-
-    Sources go in by the order of their names, so that the order given does not matter to the last bit.
-    """
-    if not entries:
-        return FusedModel(train_adapter(setup.workspace, setup.backbone, target, setup.recipe, seed))
-    ordered = sorted(entries, key=lambda one: (one.task, one.key))
-    adapters = [SourceAdapter(one.task, one.train_rows, one.load(backbone_hash=setup.backbone.hash)) for one in ordered]
-    return fusions[method](setup, target, adapters, seed)

@@ -14,7 +14,7 @@ from adaptmtl.errors import SelectionError
 from adaptmtl.transfer.contract import Score
 
 DEFAULT_WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {"probe": 4.0, "hscore": 2.0, "logme": 1.0, "tupate": 1.0, "size": 0.5, "text_embedding": 0.5}
+    {"probe": 4.0, "hscore": 2.0, "logme": 1.0, "size": 0.5, "text_embedding": 0.5, "tupate": 0.0}
 )
 OTHER_WEIGHT = 1.0  # of an estimator that the defaults do not know
 
@@ -47,7 +47,8 @@ def aggregate(
 
     The default weights follow a prototype's Spearman correlation with true gains on 11 sources (probe .79, H-score .53,
     weight update .29, LogME .18, text -.11): the probe outweighs any two others, size and text only break ties. That
-    is one target and one seed, hence round figures.
+    is one target and one seed, hence round figures. The weight update (TuPaTE) is shown but has no weight: it needs the
+    target's own adapter, and a choice must not depend on whether that happens to be in the zoo yet.
 
     Args:
         scores: estimator -> source key -> score.

@@ -55,12 +55,15 @@ class Selection:
         reasons: source key -> why it was kept or dropped, for all ranked sources.
         helped: whether any source is expected to help.
         summary: one sentence for a person.
+        likely: where none is shown to help, keys of the best ranked neutral sources whose expected gain is above 0;
+            they are worth a trial.
     """
 
     sources: tuple[str, ...]
     reasons: dict[str, str]
     helped: bool
     summary: str
+    likely: tuple[str, ...] = ()
 
 
 def guard(
@@ -149,6 +152,7 @@ def choose(ranked: Sequence[Ranked], verdicts: Mapping[str, Verdict], max_source
         raise SelectionError(f"no verdict for source {missing[0]!r}: run the guard on all ranked sources")
     found = [verdicts[entry.source] for entry in order]
     helping = [verdict for verdict in found if verdict.verdict == "helps"]
+    hopeful = [verdict for verdict in found if verdict.verdict == "neutral" and verdict.posterior_gain > 0]
     if not helping:
         reasons = {verdict.source: f"dropped: {_figures(verdict)}; nothing shown to help" for verdict in found}
         hurting = sum(verdict.verdict == "hurts" for verdict in found)
@@ -157,9 +161,8 @@ def choose(ranked: Sequence[Ranked], verdicts: Mapping[str, Verdict], max_source
             if found
             else "there is no source to choose from: train on the target alone"
         )
-        return Selection((), reasons, False, summary)
-    filling = [verdict for verdict in found if verdict.verdict == "neutral" and verdict.posterior_gain > 0]
-    kept = [verdict.source for verdict in [*helping, *filling][:max_sources]]
+        return Selection((), reasons, False, summary, tuple(verdict.source for verdict in hopeful[:max_sources]))
+    kept = [verdict.source for verdict in [*helping, *hopeful][:max_sources]]
     ranks = {entry.source: entry.rank for entry in order}
     reasons = {}
     for verdict in found:

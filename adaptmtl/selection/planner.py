@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from adaptmtl.provenance import measured
@@ -157,6 +157,5 @@ def _in_words(selection: Selection, names: dict[str, str]) -> Selection:
     summary = selection.summary
     for key, name in names.items():
         summary = summary.replace(key, name)
-    return Selection(
-        selection.sources, {names[k]: why for k, why in selection.reasons.items()}, selection.helped, summary
-    )
+    reasons = {names[key]: why for key, why in selection.reasons.items()}
+    return replace(selection, summary=summary, reasons=reasons)

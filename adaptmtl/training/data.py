@@ -15,7 +15,7 @@ from adaptmtl.tasks.encode import encode
 from adaptmtl.tasks.encoded import EncodedRows
 from adaptmtl.tasks.load import load_rows
 from adaptmtl.tasks.rows import Split
-from adaptmtl.tasks.sample import subsample
+from adaptmtl.tasks.sample import strata_of, stratified_order, subsample
 from adaptmtl.tasks.spec import Kind, TaskSpec
 from adaptmtl.training.recipe import Encoding
 from adaptmtl.workspace import Workspace
@@ -84,9 +84,9 @@ class TaskData:
 
     def hold_out(self, share: float, most: int, seed: int) -> TaskData:
         """Cuts a part of the training rows off, for choices: the result's ``validation`` are training rows of this."""
-        order = np.random.default_rng(seed).permutation(len(self.train.rows))
+        order = stratified_order(strata_of(self.train.rows.rows, self.spec), seed)
         size = max(1, min(most, round(share * len(order))))
-        held, kept = np.sort(order[:size]), np.sort(order[size:])
+        held, kept = np.sort(order[-size:]), np.sort(order[:-size])  # the first of every stratum stays in training
         return replace(
             self,
             train=replace(self.train, rows=self.train.rows.take(kept), _states={}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -85,7 +86,7 @@ def estimate(
         estimators[name]
     split = _sample(target)
     state = _Target(setup, target, split, seed)
-    plain = _cached(setup, state, None, lambda: _probe(state.evidence.baseline, state))
+    plain = _cached(setup, state.key(None, ()), lambda: _probe(state.evidence.baseline, state))
     found = []
     for entry in setup.workspace.reporter.track(entries, f"estimating sources for {target.spec.name}", len(entries)):
         found.append(_one(setup, state, entry, tuple(names)))
@@ -113,40 +114,26 @@ class _Target:
             )
         return self._evidence
 
-    def key(self, source: str | None) -> str:
+    def key(self, source: str | None, parts: tuple[str, ...]) -> str:
         return self.setup.key(
             "estimate", estimate_version=VERSION, rows=self.split.rows.fingerprint, kind=str(self.split.spec.kind),
-            own=self.own.key if self.own else None, seed=self.seed, source=source,
+            seed=self.seed, source=source, parts=parts,
         )  # fmt: skip
 
 
 def _one(setup: Setup, target: _Target, entry: Entry, names: tuple[str, ...]) -> SourceEstimate:
-    def compute() -> dict:
-        started = time.perf_counter()
-        bundle = entry.load(backbone_hash=setup.backbone.hash)
-        source = SourceEvidence(
-            name=entry.task,
-            key=entry.key,
-            train_rows=entry.train_rows,
-            features=target_features(setup, target.split, bundle),
-            text_embedding=bundle.signature["text_embedding"].numpy() if "text_embedding" in bundle.signature else None,
-            delta=delta_of(bundle),
-        )
-        assert source.features is not None
-        evidence = target.evidence
-        seconds = {"features": time.perf_counter() - started}
-        scores, skipped = {}, {}
-        for name in names:
-            started = time.perf_counter()
-            try:
-                score = estimators[name].score(source, evidence)
-                scores[name] = [score.value, score.standard_error]
-            except SelectionError as error:
-                skipped[name] = str(error)
-            seconds[name] = time.perf_counter() - started
-        return {"scores": scores, "skipped": skipped, "seconds": seconds, **_probe(source.features, target)}
-
-    held = _cached(setup, target, entry.key + ":" + ",".join(names), compute)
+    """Scores one source; what needs the target's own adapter is kept apart, since that may be trained later."""
+    by_weights = tuple(name for name in names if "delta" in estimators[name].needs)
+    by_rows = tuple(name for name in names if name not in by_weights)
+    held = _cached(setup, target.key(entry.key, by_rows), lambda: _score(setup, target, entry, by_rows, features=True))
+    if target.own is None:
+        why = f"{target.data.spec.name!r} has no adapter of its own on these rows: adaptmtl train-adapters"
+        held["skipped"].update(dict.fromkeys(by_weights, why))
+    elif by_weights:
+        key = target.key(entry.key, (*by_weights, target.own.key))
+        more = _cached(setup, key, lambda: _score(setup, target, entry, by_weights, features=False))
+        for part in ("scores", "skipped", "seconds"):
+            held[part].update(more[part])
     return SourceEstimate(
         entry=entry,
         scores={name: Score(value, error) for name, (value, error) in held["scores"].items()},
@@ -156,13 +143,41 @@ def _one(setup: Setup, target: _Target, entry: Entry, names: tuple[str, ...]) ->
     )
 
 
-def _probe(features: Features, target: _Target) -> dict:
+def _score(setup: Setup, target: _Target, entry: Entry, names: Sequence[str], *, features: bool) -> dict[str, Any]:
+    started = time.perf_counter()
+    bundle = entry.load(backbone_hash=setup.backbone.hash)
+    read = target_features(setup, target.split, bundle) if features else None
+    source = SourceEvidence(
+        name=entry.task,
+        key=entry.key,
+        train_rows=entry.train_rows,
+        features=read,
+        text_embedding=bundle.signature["text_embedding"].numpy() if "text_embedding" in bundle.signature else None,
+        delta=delta_of(bundle),
+    )
+    evidence = target.evidence
+    found: dict[str, Any] = {"scores": {}, "skipped": {}, "seconds": {}}
+    if read is not None:
+        found["seconds"]["features"] = time.perf_counter() - started
+        found.update(_probe(read, target))
+    for name in names:
+        started = time.perf_counter()
+        try:
+            score = estimators[name].score(source, evidence)
+            found["scores"][name] = [score.value, score.standard_error]
+        except SelectionError as error:
+            found["skipped"][name] = str(error)
+        found["seconds"][name] = time.perf_counter() - started
+    return found
+
+
+def _probe(features: Features, target: _Target) -> dict[str, Any]:
     folds = make_folds(target.evidence.baseline, target.seed)
     return {"rows": probe_rows(features, target.seed, folds).explained.tolist()}
 
 
-def _cached(setup: Setup, target: _Target, source: str | None, compute: Callable[[], dict]) -> dict:
-    path = setup.workspace.folder("estimates", f"{target.key(source)}.json")
+def _cached(setup: Setup, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    path = setup.workspace.folder("estimates", f"{key}.json")
     held = read_json(path)
     if held is None:
         held = compute()

@@ -14,7 +14,7 @@ from adaptmtl.transfer.estimate import DEFAULT_ESTIMATORS, estimate
 from adaptmtl.transfer.sources import find_sources
 from adaptmtl.zoo.build import train_adapters
 
-SOURCES = ("mood", "colour", "nouns")
+SOURCES = ("mood", "nouns")
 
 
 class Poisoned(PreparedSplit):
@@ -113,7 +113,7 @@ def test_another_seed_or_fewer_rows_are_computed_anew(trained):
 
 
 def test_a_half_written_estimate_is_made_again(trained):
-    data = trained.data("colour")
+    data = trained.data("size")
     entries = find_sources(trained, data).entries
     first = estimate(trained, data, entries)
     for path in trained.workspace.folder("estimates").glob("*.json"):

@@ -1,0 +1,23 @@
+"""Trains a fusion of some sources for a target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from adaptmtl.fusion.methods import FusedModel, SourceAdapter, fusions
+from adaptmtl.training.adapter import train_adapter
+from adaptmtl.training.data import TaskData
+from adaptmtl.training.setup import Setup
+from adaptmtl.zoo.index import Entry
+
+
+def run_fusion(setup: Setup, target: TaskData, entries: Sequence[Entry], method: str, seed: int) -> FusedModel:
+    """Trains a fusion without saving it; without sources, the target's own adapter.
+
+    Sources go in by the order of their names, so that the order given does not matter to the last bit.
+    """
+    if not entries:
+        return FusedModel(train_adapter(setup.workspace, setup.backbone, target, setup.recipe, seed))
+    ordered = sorted(entries, key=lambda one: (one.task, one.key))
+    adapters = [SourceAdapter(one.task, one.train_rows, one.load(backbone_hash=setup.backbone.hash)) for one in ordered]
+    return fusions[method](setup, target, adapters, seed)
