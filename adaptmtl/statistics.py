@@ -97,7 +97,12 @@ class _Spread:
 
 
 def interval(
-    stats: np.ndarray, score: ScoreFunction, level: float = 0.95, resamples: int = 2000, rng_seed: int = 0
+    stats: np.ndarray,
+    score: ScoreFunction,
+    level: float = 0.95,
+    resamples: int = 2000,
+    rng_seed: int = 0,
+    limits: tuple[float, float] = (-np.inf, np.inf),
 ) -> Interval:
     """Interval of the mean score over seeds, for new rows and new seeds.
 
@@ -110,6 +115,7 @@ def interval(
         level: in (0, 1).
         resamples: bootstrap resamples of the rows.
         rng_seed: the same seed gives the same interval.
+        limits: least and greatest possible score, which the interval is cut at.
 
     Raises:
         DataError: a wrong shape, non-finite numbers, fewer than 2 rows, or a level outside (0, 1).
@@ -120,6 +126,7 @@ def interval(
     tail, seeds = (1 - level) / 2, len(scores)
     low = mean - _half_width(tail, spread.below, spread.seeds, seeds)
     high = mean + _half_width(tail, spread.above, spread.seeds, seeds)
+    low, high = max(low, limits[0]), min(high, limits[1])
     return Interval(mean, _sd(scores), low, high, stats.shape[1], seeds)
 
 

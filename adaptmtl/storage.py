@@ -12,15 +12,18 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from adaptmtl.errors import StorageError
 
 KEY_LENGTH = 20
-_TEMPORARY = ".partial-"
+#: How the names of unfinished files and folders begin.
+PARTIAL = ".partial-"
+_PARTIAL_SECONDS = 24 * 3600.0
 
 
 def key_of(**parts: Any) -> str:
@@ -49,7 +52,8 @@ def publish_folder(final: Path) -> Iterator[Path]:
     """
     with _writing(final):
         final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=final.parent))
+        _sweep(final.parent)
+        temporary = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=final.parent))
     try:
         with _writing(final):
             yield temporary
@@ -73,7 +77,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     raw = data.encode() if isinstance(data, str) else data
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=_TEMPORARY, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=PARTIAL, dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(raw)
@@ -109,6 +113,14 @@ def _writing(path: Path) -> Iterator[None]:
                 f"cannot write {path} ({error.strerror}): set ADAPTMTL_HOME to a writable folder"
             ) from error
         raise
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what runs that were killed more than a day ago left unfinished."""
+    for path in folder.glob(f"{PARTIAL}*"):
+        with suppress(FileNotFoundError):  # another process may be sweeping too
+            if time.time() - path.stat().st_mtime > _PARTIAL_SECONDS:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def _umask() -> int:

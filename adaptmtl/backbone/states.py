@@ -24,15 +24,13 @@ from torch import Tensor
 from adaptmtl.backbone.load import PAD_TO, Backbone
 from adaptmtl.backbone.precision import replace_linears
 from adaptmtl.backbone.segments import lower_part
-from adaptmtl.storage import key_of, publish_folder, read_json, write_json
+from adaptmtl.storage import PARTIAL, key_of, publish_folder, read_json, write_json
 from adaptmtl.tasks.encoded import EncodedRows
 from adaptmtl.workspace import Workspace
 
 VERSION = 1
 DEFAULT_LIMIT_GIB = 8.0
 _TOKENS_PER_BATCH = 8192
-_PARTIAL = ".partial-"  # how the names of unfinished folders begin (as in adaptmtl.storage)
-_PARTIAL_SECONDS = 24 * 3600.0
 
 
 class States(Protocol):
@@ -198,14 +196,10 @@ def _valid(folder: Path, shape: tuple[int, int], stored: np.dtype) -> bool:
 
 
 def _evict(root: Path, room: int, keep: Path) -> None:
-    """Removes least recently used folders until the rest takes at most ``room`` bytes, and what killed runs left."""
+    """Removes least recently used folders until the rest takes at most ``room`` bytes."""
     entries: list[tuple[float, int, Path]] = []
     for folder in _folders(root):
         with suppress(FileNotFoundError):  # another process may be evicting too
-            if folder.name.startswith(_PARTIAL):
-                if time.time() - folder.stat().st_mtime > _PARTIAL_SECONDS:
-                    shutil.rmtree(folder, ignore_errors=True)
-                continue
             meta = folder / "states.json"
             modified = (meta if meta.exists() else folder).stat().st_mtime
             entries.append((modified, sum(file.stat().st_size for file in folder.iterdir()), folder))
@@ -219,4 +213,5 @@ def _evict(root: Path, room: int, keep: Path) -> None:
 
 
 def _folders(root: Path) -> Iterable[Path]:
-    return [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    found = root.iterdir() if root.is_dir() else ()
+    return [path for path in found if path.is_dir() and not path.name.startswith(PARTIAL)]

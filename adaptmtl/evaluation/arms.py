@@ -206,7 +206,7 @@ def _shared_encoder(plan: Plan, entries: tuple[Entry, ...]) -> tuple[dict[str, T
     setup = plan.source_setup
     ordered = sorted(entries, key=lambda one: one.task)  # the key knows no order, so the training must not either
     tasks = {one.task: setup.data(one.task, one.train_rows) for one in ordered}
-    key = setup.key("multitask", tasks={name: data.fingerprint["train"] for name, data in tasks.items()})
+    key = setup.key("multitask", tasks={name: data.train_identity for name, data in tasks.items()})
     folder = setup.workspace.folder("shared", key)
     held = read_json(folder / "cost.json")
     encoder = read_tensors(folder / "encoder.safetensors", held)

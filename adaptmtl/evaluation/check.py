@@ -48,7 +48,8 @@ class ArmResult:
         trained_parameters: values trained on the target.
         difference, difference_low, difference_high: fused minus this arm, paired, with its 95% interval.
         p_value: two-sided, Holm-adjusted over the arms.
-        verdict: the fused arm against this one: better, worse, not inferior, or no difference shown.
+        verdict: the fused arm against this one: better, worse, not inferior, no difference shown, or identical (the
+            same answers on every row, as when no source was chosen).
         beats_majority: lower and upper end of the 95% interval of this arm minus the majority rate, if there is one.
     """
 
@@ -199,7 +200,7 @@ def _run(plan: Plan, name: str, seed: int) -> _Done:
     arm: Arm = arms[name]
     setup = plan.setup
     key = setup.key(
-        "arm", arm_version=VERSION, arm=name, seed=seed, target=plan.target.spec.name, data=plan.target.fingerprint,
+        "arm", arm_version=VERSION, arm=name, seed=seed, target=plan.target.spec.name, data=plan.target.identity,
         sources=[entry.key for entry in arm.sources(plan)],
         source_recipe=plan.source_setup.recipe.to_dict() if arm.full else None,
         method=plan.method if name in ("fused", "random_sources") else None,
@@ -241,7 +242,7 @@ def _run(plan: Plan, name: str, seed: int) -> _Done:
 def _summarise(name: str, runs: Sequence[_Done], metric: str, majority: float | None) -> ArmResult:
     stats = np.stack([run.statistics[metric] for run in runs])
     scorer = metrics[metric].score
-    bounds = interval(stats, scorer)
+    bounds = interval(stats, scorer, limits=(metrics[metric].lowest, 1.0))
     above = against_constant(stats, scorer, majority) if majority is not None else None
     upstream = {
         name: float(np.mean([run.facts["upstream"][name] for run in runs]))
@@ -277,8 +278,9 @@ def _compare(
     for name, result in results.items():
         if name in compared:
             one, p = compared[name], float(adjusted[name])
+            same = np.array_equal(stats["fused"], stats[name])
             result = replace(result, difference=one.difference, difference_low=one.low, difference_high=one.high,
-                             p_value=p, verdict=verdict(one, margin, p))  # fmt: skip
+                             p_value=p, verdict="identical" if same else verdict(one, margin, p))  # fmt: skip
         out.append(result)
     return out
 

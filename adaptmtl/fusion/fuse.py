@@ -21,7 +21,7 @@ from adaptmtl.training.setup import Setup
 from adaptmtl.transfer.sources import find_sources
 from adaptmtl.zoo.build import ensure_adapter, held_adapter, make_bundle
 from adaptmtl.zoo.index import Entry
-from adaptmtl.zoo.store import Zoo
+from adaptmtl.zoo.store import Zoo, check_alias
 
 DEFAULT_METHOD = "merge"
 #: What stands for the method when no source was expected to help.
@@ -143,6 +143,8 @@ def fuse(
         SelectionError: the target is among the sources, or a source has no adapter.
     """
     fusions[method]
+    if name is not None:
+        check_alias(name)
     zoo = Zoo(setup.workspace)
     with measured() as total:
         choice = choose_sources(setup, target, sources, rows, method)
@@ -164,7 +166,7 @@ def ensure_fused(
 ) -> Entry:
     """Returns the fusion of these sources for a target from the zoo, making it first where it is not there."""
     zoo, data = Zoo(setup.workspace), setup.data(target, rows)
-    key = setup.key("fuse", target=target, data=data.fingerprint, method=method, seed=seed,
+    key = setup.key("fuse", target=target, data=data.identity, method=method, seed=seed,
                     sources=sorted(entry.key for entry in entries))  # fmt: skip
     if (held := held_adapter(zoo, key)) is not None:
         setup.workspace.reporter.say(f"{target}: in the zoo as {held.name}")

@@ -1,6 +1,6 @@
 """A trial on held-out training rows says whether the target is better off with some sources or alone.
 
-The guard asks for proof source by source, from a probe. Where it finds none, and still the expected gain of some
+The guard asks for proof source by source, from a probe. Where it finds none, and still the measured gain of some
 sources is above 0, the question is put directly: both ways are trained for the same steps on three quarters of the
 target's training rows and scored on the rest. Evaluation rows play no part.
 """
@@ -54,7 +54,7 @@ def try_sources(setup: Setup, target: TaskData, entries: Sequence[Entry], method
         entries: the sources' adapters.
         method: of fusion.
     """
-    key = setup.key("trial", trial_version=VERSION, train=target.fingerprint["train"], task=target.spec.name,
+    key = setup.key("trial", trial_version=VERSION, train=target.train_identity, task=target.spec.name,
                     sources=sorted(entry.key for entry in entries), method=method, seeds=SEEDS)  # fmt: skip
     path = setup.workspace.folder("trials", f"{key}.json")
     if (held := read_json(path)) is not None:

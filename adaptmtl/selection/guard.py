@@ -55,7 +55,7 @@ class Selection:
         reasons: source key -> why it was kept or dropped, for all ranked sources.
         helped: whether any source is expected to help.
         summary: one sentence for a person.
-        likely: where none is shown to help, keys of the best ranked neutral sources whose expected gain is above 0;
+        likely: where none is shown to help, keys of the best ranked neutral sources whose measured gain is above 0;
             they are worth a trial.
     """
 
@@ -161,7 +161,8 @@ def choose(ranked: Sequence[Ranked], verdicts: Mapping[str, Verdict], max_source
             if found
             else "there is no source to choose from: train on the target alone"
         )
-        return Selection((), reasons, False, summary, tuple(verdict.source for verdict in hopeful[:max_sources]))
+        likely = [verdict.source for verdict in found if verdict.verdict == "neutral" and verdict.gain > 0]
+        return Selection((), reasons, False, summary, tuple(likely[:max_sources]))
     kept = [verdict.source for verdict in [*helping, *hopeful][:max_sources]]
     ranks = {entry.source: entry.rank for entry in order}
     reasons = {}

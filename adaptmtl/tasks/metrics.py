@@ -62,6 +62,7 @@ class Metric:
         per_row: ``(predicted labels, references) -> (rows, d)`` float64 statistics of each row.
         score: ``sums (..., d) -> (...)`` the figure for summed statistics, in [0, 1], correlations in [-1, 1]; of a
             bootstrap it is ``score(weights @ statistics)`` with weights (samples, rows).
+        lowest: least possible figure; the greatest is 1.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Metric:
     kinds: tuple[Kind, ...]
     per_row: Callable[[Sequence[Any], References], np.ndarray]
     score: Callable[[np.ndarray], np.ndarray]
+    lowest: float = 0.0
 
     def statistics(self, predictions: Predictions | Sequence[Any], split: Split, spec: TaskSpec) -> np.ndarray:
         """Returns the sufficient statistics of each row.
@@ -177,9 +179,9 @@ _TAGS, _NUMBERS, _ANSWERS = (Kind.TOKEN_CLASSIFICATION,), (Kind.REGRESSION,), (K
 for _metric in (
     Metric("accuracy", "share of rows (of words, for tags) that are right", _CLASSES, _accuracy, ratio),
     Metric("macro_f1", "mean F1 over the classes that occur", _CLASSES, _classes, macro_f1),
-    Metric("matthews", "Matthews correlation over all classes", _CLASSES, _classes, matthews),
-    Metric("pearson", "Pearson correlation", _NUMBERS, partial(_numbers, pearson_moments), correlation),
-    Metric("spearman", "Spearman rank correlation", _NUMBERS, partial(_numbers, spearman_moments), correlation),
+    Metric("matthews", "Matthews correlation over all classes", _CLASSES, _classes, matthews, -1.0),
+    Metric("pearson", "Pearson correlation", _NUMBERS, partial(_numbers, pearson_moments), correlation, -1.0),
+    Metric("spearman", "Spearman rank correlation", _NUMBERS, partial(_numbers, spearman_moments), correlation, -1.0),
     Metric("entity_f1", "micro F1 over entities, as seqeval", _TAGS, _entities, micro_f1),
     Metric("squad_em", "share of exactly right answers", _ANSWERS, partial(_answers, exact_match), ratio),
     Metric("squad_f1", "mean F1 over words of the answer", _ANSWERS, partial(_answers, token_f1), ratio),

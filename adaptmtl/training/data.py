@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,6 +75,16 @@ class TaskData:
     def fingerprint(self) -> dict[str, str]:
         """What identifies the rows: the content hash of each split."""
         return {"train": self.train.rows.fingerprint, "validation": self.validation.rows.fingerprint}
+
+    @property
+    def train_identity(self) -> dict[str, Any]:
+        """What a training on this task depends on: the training rows' content, and what their labels mean."""
+        return {"train": self.fingerprint["train"], "kind": self.spec.kind, "label_names": self.spec.label_names}
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a training and its figures depend on."""
+        return {**self.train_identity, **self.fingerprint, "metric": self.spec.main_metric}
 
     @cached_property
     def null_answers(self) -> bool:

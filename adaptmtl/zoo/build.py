@@ -75,7 +75,7 @@ def ensure_adapter(setup: Setup, task: str, rows: int | None, seed: int) -> Entr
     """Returns a task's adapter from the zoo, training it first where it is not there."""
     zoo = Zoo(setup.workspace)
     data = setup.data(task, rows)
-    key = setup.key("adapter", task=task, data=data.fingerprint, seed=seed)
+    key = setup.key("adapter", task=task, data=data.identity, seed=seed)
     if (held := held_adapter(zoo, key)) is not None:
         setup.workspace.reporter.say(f"{task}: in the zoo as {held.name}")
         return held
@@ -187,7 +187,7 @@ def figures(scored: Scored) -> dict[str, Figure]:
     """Returns every metric with its 95% interval over the validation rows."""
     out = {}
     for name, statistics in scored.statistics.items():
-        bounds = interval(statistics[None], metrics[name].score)
+        bounds = interval(statistics[None], metrics[name].score, limits=(metrics[name].lowest, 1.0))
         finite = np.isfinite([bounds.low, bounds.high]).all()
         out[name] = Figure(
             value=scored.values[name], n=len(statistics),

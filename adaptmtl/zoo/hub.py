@@ -29,10 +29,11 @@ from huggingface_hub.utils import (
 from adaptmtl.adapters.bundle import CARD, FILES
 from adaptmtl.adapters.manifest import MANIFEST
 from adaptmtl.errors import AdapterError, AdaptMTLError, OfflineError, StorageError
+from adaptmtl.storage import PARTIAL
 from adaptmtl.workspace import Workspace
 from adaptmtl.zoo.card import render_card
 from adaptmtl.zoo.index import Entry
-from adaptmtl.zoo.store import PARTIAL, Zoo
+from adaptmtl.zoo.store import Zoo
 
 #: What a pull fetches at most; the card is written anew from the manifest.
 FETCHED = tuple(name for name in FILES if name != CARD)

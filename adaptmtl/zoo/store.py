@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,16 +12,19 @@ from pathlib import Path
 from adaptmtl.adapters.bundle import CARD, Bundle, read_bundle, read_manifest, write_bundle
 from adaptmtl.adapters.manifest import MANIFEST
 from adaptmtl.errors import AdapterError, AdaptMTLError, UnknownNameError
-from adaptmtl.storage import KEY_LENGTH, publish_folder, write_atomic
+from adaptmtl.storage import KEY_LENGTH, PARTIAL, publish_folder, write_atomic
 from adaptmtl.workspace import Workspace
 from adaptmtl.zoo.card import render_card
 from adaptmtl.zoo.index import Entry, Index, read_entry
 
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
-#: How the names of unfinished folders begin (as in adaptmtl.storage).
-PARTIAL = ".partial-"
-_PARTIAL_SECONDS = 24 * 3600.0
+
+
+def check_alias(name: str) -> None:
+    """Raises an AdaptMTLError when a name cannot be an alias."""
+    if not _ALIAS.fullmatch(name):
+        raise AdaptMTLError(f"{name!r} cannot be an alias: use letters, digits, '_', '.' and '-', at most 128")
 
 
 class Zoo:
@@ -122,8 +123,7 @@ class Zoo:
             UnknownNameError: no adapter is called ``key``.
             AdaptMTLError: ``name`` cannot be a file name, or is another adapter's own name or key.
         """
-        if not _ALIAS.fullmatch(name):
-            raise AdaptMTLError(f"{name!r} cannot be an alias: use letters, digits, '_', '.' and '-', at most 128")
+        check_alias(name)
         entry = self.get(key)
         if taken := [one for one in self.entries() if name in (one.key, one.name) and one.key != entry.key]:
             raise AdaptMTLError(f"{name!r} is the name of adapter {taken[0].key} itself: choose another alias")
@@ -154,11 +154,10 @@ class Zoo:
 
     def _publish(self, key: str, fill: Callable[[Path], None]) -> Entry:
         final = self.adapters / key
-        self._clean()
         if final.exists() and not _is_sound(final):
             _quarantine(final)
         if not final.exists():
-            with _faster_process_wins(final), publish_folder(final) as folder:
+            with publish_folder(final) as folder:
                 fill(folder)
                 (folder / CARD).write_text(render_card(read_manifest(folder)), encoding="utf-8")
         return read_entry(final)
@@ -182,17 +181,6 @@ class Zoo:
             more = f" and {len(found) - 8} more" if len(found) > 8 else ""
             raise AdaptMTLError(f"adapter {name!r} could be {listed}{more}: give more of the name, or the key")
         return next(iter(found.values()))
-
-    def _clean(self) -> None:
-        if not self.adapters.is_dir():
-            return
-        for path in self.adapters.glob(f"{PARTIAL}*"):
-            try:
-                old = time.time() - path.stat().st_mtime > _PARTIAL_SECONDS
-            except FileNotFoundError:  # another process has cleaned it
-                continue
-            if old:
-                shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_sound(folder: Path) -> bool:
@@ -223,12 +211,3 @@ def _set_aside(folder: Path) -> Iterator[Path]:
     trash = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=folder.parent))
     folder.replace(trash)
     yield trash
-
-
-@contextmanager
-def _faster_process_wins(final: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not final.is_dir():
-            raise

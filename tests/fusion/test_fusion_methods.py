@@ -11,8 +11,8 @@ from adaptmtl.adapters.bundle import read_bundle, write_bundle
 from adaptmtl.adapters.heads import make_head
 from adaptmtl.adapters.methods import peft_state, weights_from_peft
 from adaptmtl.fusion.contract import merges
-from adaptmtl.fusion.run import run_fusion
 from adaptmtl.fusion.methods import SourceAdapter, fusions, start_weights
+from adaptmtl.fusion.run import run_fusion
 from adaptmtl.provenance import Cost
 from adaptmtl.storage import key_of
 from adaptmtl.training.model import lora_model, outputs_of
