@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+#: marker in the README -> (results file, where in it the check stands)
+TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "demo": ("demo.json", ()),
+    "boolq": ("boolq_sources.json", ("check",)),
+}
 
 
-def boolq_table(result: dict[str, Any]) -> str:
-    """Returns the table of the BoolQ check, with what was chosen and why."""
-    check, ranking = result["check"], result["ranking"]
-    machine = result["provenance"]["machine"]
+def boolq_table(check: dict[str, Any], file: str) -> str:
+    """Returns the table of one check, with what was chosen and why."""
+    machine = check["provenance"]["machine"]
     rows = [
-        f"## BoolQ, {check['train_rows']:,} training rows, {len(ranking['sources'])} possible sources",
+        f"## BoolQ, {check['train_rows']:,} training rows, {len(check['all_sources'])} possible sources",
         "",
         f"All {check['n_rows']:,} evaluation rows, {check['n_seeds']} seeds, {check['steps']} steps on the target for "
         "every arm, MiniLM-L6 (22.6 million weights). Always answering the majority label scores "
@@ -40,13 +44,12 @@ def boolq_table(result: dict[str, Any]) -> str:
     beaten = [arm["title"] for arm in check["arms"] if arm["beats_majority"] and arm["beats_majority"][0] > 0]
     rows += [
         "",
-        f"Planner: {check['summary']}. "
+        f"How the sources were chosen: {check['summary']}. "
         + (f"The majority rate is beaten, with an interval above 0, by: {', '.join(beaten)}." if beaten else
            "No arm beats the majority rate with an interval above 0."),
         "",
-        f"Measured on {machine['cores']} cores ({machine['processor']}); "
-        "every figure is from [boolq_sources.json](benchmarks/results/boolq_sources.json), written by "
-        "`benchmarks/boolq_sources.py`.",
+        f"Measured on {machine['cores']} cores ({machine['processor']}); \"s before\" is training the sources' adapters, "
+        f"or the multi-task encoder, once for all seeds. Every figure is from [{file}](benchmarks/results/{file}).",
     ]  # fmt: skip
     return "\n".join(rows)
 
@@ -63,10 +66,18 @@ def main() -> int:
     options = parser.parse_args()
     readme = ROOT / "README.md"
     before = readme.read_text(encoding="utf-8")
-    result = json.loads((ROOT / "benchmarks" / "results" / "boolq_sources.json").read_text(encoding="utf-8"))
-    begin, end = "<!-- results:boolq -->", "<!-- /results:boolq -->"
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    after = pattern.sub(lambda _: f"{begin}\n{boolq_table(result)}\n{end}", before)
+    after = before
+    for marker, (file, path) in TABLES.items():
+        found = ROOT / "benchmarks" / "results" / file
+        if not found.exists():
+            continue
+        check = json.loads(found.read_text(encoding="utf-8"))
+        for part in path:
+            check = check[part]
+        begin, end = f"<!-- results:{marker} -->", f"<!-- /results:{marker} -->"
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+        table = f"{begin}\n{boolq_table(check, file)}\n{end}"
+        after = pattern.sub(lambda _, table=table: table, after)
     if options.check:
         return 0 if after == before else 1
     readme.write_text(after, encoding="utf-8")

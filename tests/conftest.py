@@ -65,6 +65,19 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _own_switches() -> Iterator[None]:
+    """Forgets what an ``--offline`` command, run inside the test process, told huggingface_hub and datasets."""
+    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     """An empty, offline workspace."""

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adaptmtl.errors import DataError, OfflineError, SelectionError, UnknownNameError
+from adaptmtl.storage import key_of, read_json, write_json
 from adaptmtl.tasks.overlap import declared_overlap, overlap
+from adaptmtl.tasks.rows import Split
 from adaptmtl.training.data import TaskData
 from adaptmtl.training.setup import Setup
 from adaptmtl.zoo.index import Entry
@@ -14,6 +16,7 @@ from adaptmtl.zoo.store import Zoo
 
 #: A source is left out when more than this share of the target's evaluation rows occurs in its training rows.
 MOST_OVERLAP = 0.01
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,18 @@ def _reason_to_exclude(setup: Setup, target: TaskData, entry: Entry) -> str | No
             f"{entry.task}: rows not at hand, overlap with {target.spec.name} not checked ({error})"
         )
         return None
-    share = overlap(rows, target.validation.rows)
+    share = _share(setup, rows, target)
     if share > MOST_OVERLAP:
         return f"{share:.1%} of the evaluation rows of {target.spec.name} have a text that is in its training rows"
     return None
+
+
+def _share(setup: Setup, rows: Split, target: TaskData) -> float:
+    """Returns the overlap, from the workspace where these rows were compared before."""
+    key = key_of(step="overlap", version=VERSION, source=rows.fingerprint, target=target.fingerprint["validation"])
+    path = setup.workspace.folder("overlaps", f"{key}.json")
+    held = read_json(path)
+    if held is None:
+        held = {"share": overlap(rows, target.validation.rows)}
+        write_json(path, held)
+    return float(held["share"])

@@ -30,8 +30,8 @@ def test_example_runs(
     real_workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ADAPTMTL_HOME", str(real_workspace.home))
-    code = example().replace("rows=500", "rows=32").replace("seeds=3", "seeds=1")
-    code = code.replace('make_setup("minilm", ', 'make_setup("minilm", eval_rows=40, ').replace(
+    code = example().replace("rows=500", "rows=16").replace("seeds=3", "seeds=1")
+    code = code.replace('make_setup("minilm", ', 'make_setup("minilm", eval_rows=20, ').replace(
         "max_length=96", "max_length=32"
     )
     code = code.replace('setup.catalogue.suite("embedded")', '["boolq", "privacy_policy", "social_i_qa"]')
@@ -41,7 +41,5 @@ def test_example_runs(
 
 
 def test_tables_are_those_of_the_results_files() -> None:
-    if not (ROOT / "benchmarks" / "results" / "boolq_sources.json").exists():
-        pytest.skip("no results file yet")
     done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "readme_tables.py"), "--check"])
     assert done.returncode == 0, "README.md is out of date: run python benchmarks/readme_tables.py"

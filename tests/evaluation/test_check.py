@@ -64,7 +64,13 @@ def test_every_arm_is_there_with_its_figures(trained, result):
             assert arm.difference is None and arm.p_value is None and arm.verdict is None
         else:
             assert arm.difference_low <= arm.difference <= arm.difference_high
-            assert 0 <= arm.p_value <= 1 and arm.verdict in ("better", "worse", "not inferior", "no difference shown")
+            assert 0 <= arm.p_value <= 1 and arm.verdict in (
+                "better",
+                "worse",
+                "not inferior",
+                "no difference shown",
+                "identical",
+            )
     by_name = {arm.name: arm for arm in result.arms}
     assert by_name["target_full"].trained_parameters > 10 * by_name["target_adapter"].trained_parameters
     assert by_name["target_adapter"].upstream_seconds == 0 < by_name["multitask_all"].upstream_seconds
