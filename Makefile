@@ -5,12 +5,12 @@
 DEMO_SUITE   ?= embedded
 DEMO_TARGET  ?= boolq
 DEMO_NAME    ?= $(DEMO_TARGET)-fused
-DEMO_ROWS    ?= 300
+DEMO_ROWS    ?= 250
 DEMO_EVAL    ?= 200
 DEMO_EPOCHS  ?= 2
 DEMO_SEEDS   ?= 3
-DEMO_LENGTH  ?= 64
-DEMO_ARMS    ?= target_adapter,best_source,fused,multitask_all
+DEMO_LENGTH  ?= 48
+DEMO_ARMS    ?= target_adapter,fused,multitask_all
 DEMO_HOME    ?= $(CURDIR)/build/demo
 
 # The first interpreter that is new enough; name another with: make PYTHON=/path/to/python3 test
@@ -64,7 +64,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
 wheel-check: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/cli/test_wheel.py

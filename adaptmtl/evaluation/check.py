@@ -146,7 +146,7 @@ def check(
     wanted += [] if "fused" in wanted else ["fused"]
     with measured() as cost:
         plan, summary = make_plan(setup, target, sources, method, rows)
-        runs = {name: [_run(plan, name, seed) for seed in range(seeds)] for name in wanted}
+        runs = {name: [_run(plan, _stands_for(plan, name), seed) for seed in range(seeds)] for name in wanted}
     metric, data = plan.target.spec.main_metric, plan.target
     majority = majority_score(data)
     results = _compare(
@@ -186,6 +186,11 @@ def make_plan(
     ranked += [entry for key, entry in candidates.items() if key not in order]
     fixed = setup.with_steps(setup.recipe.steps_for(len(training_units(data.train.encoded))))
     return Plan(fixed, setup, data, tuple(ranked), choice.entries, method), choice.summary
+
+
+def _stands_for(plan: Plan, name: str) -> str:
+    """Returns the arm whose trainings an arm's figures come from: without chosen sources, fused is target-only."""
+    return "target_adapter" if name == "fused" and not plan.chosen else name
 
 
 @dataclass(frozen=True)

@@ -59,12 +59,14 @@ class TaskData:
         train: rows for anything.
         validation: rows for reported figures only; read once, at the end.
         origin: where the rows came from.
+        notes: what was left out or cut, for people.
     """
 
     spec: TaskSpec
     train: PreparedSplit
     validation: PreparedSplit
     origin: str
+    notes: tuple[str, ...] = ()
 
     @property
     def encoding(self) -> Encoding:
@@ -135,8 +137,6 @@ def prepare_task(
         if value is not None and value < 2:
             raise DataError(f"task {spec.name!r}: {value} {name} rows were asked for; at least 2 are needed")
     loaded = load_rows(spec, workspace, source)
-    for note in loaded.notes:
-        workspace.reporter.say(f"{spec.name}: {note}")
     train, validation = loaded.train, loaded.validation
     if rows is not None and rows < len(train):
         train = subsample(train, rows, seed, loaded.spec)
@@ -148,4 +148,5 @@ def prepare_task(
         train=PreparedSplit(train, loaded.spec, backbone, encoding),
         validation=PreparedSplit(validation, loaded.spec, backbone, encoding),
         origin=loaded.origin,
+        notes=loaded.notes,
     )

@@ -79,6 +79,8 @@ def ensure_adapter(setup: Setup, task: str, rows: int | None, seed: int) -> Entr
     if (held := held_adapter(zoo, key)) is not None:
         setup.workspace.reporter.say(f"{task}: in the zoo as {held.name}")
         return held
+    for note in data.notes:
+        setup.workspace.reporter.say(f"{task}: {note}")
     with measured() as cost:
         trained = train_adapter(setup.workspace, setup.backbone, data, setup.recipe, seed)
         scored = score(data, data.validation, trained.outputs(setup.workspace, data.validation))
