@@ -190,7 +190,9 @@ def test_one_seed_has_no_deviation_and_joint_counts_what_it_trains(trained):
     merge = check(trained, "opinion", sources=["mood", "colour"], seeds=1, arms_wanted=wanted)
     joint = check(trained, "opinion", sources=["mood", "colour"], seeds=1, arms_wanted=wanted, method="joint")
     assert merge.arms[0].sd is None and all(math.isfinite(arm.low) for arm in merge.arms)
-    assert joint.arms[1].examples > merge.arms[1].examples + 50 and joint.arms[1].flops > 1.5 * merge.arms[1].flops
+    # early stopping may end the joint training at its first look at held-out rows, but not before a step
+    step = trained.recipe.batch_size
+    assert joint.arms[1].examples >= merge.arms[1].examples + step and joint.arms[1].flops > merge.arms[1].flops
 
 
 @pytest.mark.parametrize("target", ["nouns"])
