@@ -66,16 +66,10 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _own_switches() -> Iterator[None]:
+def _own_switches() -> None:
     """Forgets what an ``--offline`` command, run inside the test process, told huggingface_hub and datasets."""
-    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
-    before = {name: os.environ.get(name) for name in names}
-    yield
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):  # a fixture of wider scope may have run such a command
+        os.environ.pop(name, None)
 
 
 @pytest.fixture
