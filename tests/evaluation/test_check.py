@@ -15,6 +15,7 @@ from adaptmtl.evaluation.arms import arms, random_sources
 from adaptmtl.evaluation.check import DEFAULT_ARMS, check, make_plan
 from adaptmtl.statistics import holm, paired
 from adaptmtl.tasks.metrics import metrics
+from adaptmtl.training.multitask import Mixing
 from adaptmtl.zoo.build import train_adapters
 
 ALL = (*DEFAULT_ARMS[:3], "random_sources", *DEFAULT_ARMS[3:])
@@ -185,14 +186,13 @@ def test_random_sources_depend_on_how_many_are_drawn(trained, result):
     assert before == 2 and len(folders) == 4, "one random source was taken for two"
 
 
-def test_one_seed_has_no_deviation_and_joint_counts_what_it_trains(trained):
+def test_one_seed_has_no_deviation_and_joint_counts_what_it_trains(trained, monkeypatch):
+    monkeypatch.setattr("adaptmtl.fusion.methods.Mixing", lambda: Mixing(patience=0))  # all steps, whatever is held out
     wanted = ["target_adapter", "fused"]
     merge = check(trained, "opinion", sources=["mood", "colour"], seeds=1, arms_wanted=wanted)
     joint = check(trained, "opinion", sources=["mood", "colour"], seeds=1, arms_wanted=wanted, method="joint")
     assert merge.arms[0].sd is None and all(math.isfinite(arm.low) for arm in merge.arms)
-    # early stopping may end the joint training at its first look at held-out rows, but not before a step
-    step = trained.recipe.batch_size
-    assert joint.arms[1].examples >= merge.arms[1].examples + step and joint.arms[1].flops > merge.arms[1].flops
+    assert joint.arms[1].examples > merge.arms[1].examples + 50 and joint.arms[1].flops > 1.5 * merge.arms[1].flops
 
 
 @pytest.mark.parametrize("target", ["nouns"])
