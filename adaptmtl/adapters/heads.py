@@ -86,6 +86,15 @@ class ClassificationHead(Head):
         return F.cross_entropy(outputs, batch.labels)  # type: ignore[arg-type]
 
 
+class MultiLabelHead(Head):
+    """Log odds of every label by itself, binary cross-entropy."""
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean over rows of the sum over labels: as large as one cross-entropy, however many labels there are."""
+        assert batch.labels is not None
+        return F.binary_cross_entropy_with_logits(outputs, batch.labels, reduction="sum") / len(outputs)
+
+
 class RegressionHead(Head):
     """One value per feature, squared error on labels standardised by the training rows' mean and deviation."""
 
@@ -125,9 +134,9 @@ class TokenHead(Head):
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy over words; 0 for a batch without any (rows of no words)."""
         assert batch.labels is not None
-        if not (batch.labels != IGNORED).any():
-            return outputs.sum() * 0.0
-        return F.cross_entropy(outputs.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
+        labels = batch.labels.flatten()
+        total = F.cross_entropy(outputs.flatten(0, 1), labels, ignore_index=IGNORED, reduction="sum")
+        return total / (labels != IGNORED).sum().clamp(min=1)  # without asking the device whether there is any word
 
 
 class SpanHead(Head):
@@ -145,6 +154,7 @@ class SpanHead(Head):
 
 HEADS: dict[Kind, type[Head]] = {
     Kind.SEQUENCE_CLASSIFICATION: ClassificationHead,
+    Kind.MULTI_LABEL_CLASSIFICATION: MultiLabelHead,
     Kind.REGRESSION: RegressionHead,
     Kind.MULTIPLE_CHOICE: ChoiceHead,
     Kind.TOKEN_CLASSIFICATION: TokenHead,

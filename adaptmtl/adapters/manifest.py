@@ -86,11 +86,21 @@ class CostFacts(_Facts):
 
 
 class EncodingFacts(_Facts):
-    """How rows were tokenised: tokens per feature, tokens of overlap between windows, unanswerable questions or not."""
+    """How rows were tokenised, and outputs decoded.
+
+    Attributes:
+        max_length: tokens per feature.
+        stride: tokens that neighbouring windows of a question share.
+        null_answers: whether "no answer" may be predicted.
+        null_threshold: how much more "no answer" must score than the best answer.
+        max_answer_tokens: tokens that an answer has at most; None for what older adapters were made with.
+    """
 
     max_length: int = Field(gt=0)
     stride: int | None = Field(None, ge=0)
     null_answers: bool = False
+    null_threshold: float = 0.0
+    max_answer_tokens: int | None = Field(None, gt=0)
 
 
 class HeadFacts(_Facts):

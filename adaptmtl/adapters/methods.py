@@ -7,16 +7,18 @@ peft decides what an adapter is (configuration, names, saved format); for traini
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import Linear as PeftLoraLinear
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from adaptmtl.backbone.load import Backbone
 from adaptmtl.backbone.precision import LowRankLinear, replace_linears
 from adaptmtl.errors import AdapterError, suggest
+
+if TYPE_CHECKING:  # peft and transformers take 3 s to import, and a command whose products are at hand does without
+    from peft import LoraConfig
+    from transformers import PreTrainedModel
 
 ADAPTER = "default"
 #: A is drawn from the same seed for every adapter: adapters that share it merge with less loss.
@@ -53,6 +55,8 @@ class LoraMethod:
 
     def config(self, backbone: Backbone, lower_layers: int) -> LoraConfig:
         """Returns peft's configuration of this adapter on this backbone."""
+        from peft import LoraConfig
+
         return LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,  # type: ignore[arg-type]
@@ -90,12 +94,15 @@ def inject_lora(
     Raises:
         AdapterError: ``start`` does not fit the configuration.
     """
+    from peft import inject_adapter_in_model
+    from peft.tuners.lora import Linear
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(INITIAL_A_SEED)
         inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     weights: LoraWeights = {}
     for name, module in list(model.named_modules()):
-        if not isinstance(module, PeftLoraLinear):
+        if not isinstance(module, Linear):
             continue
         a, b = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
         assert isinstance(a, nn.Parameter) and isinstance(b, nn.Parameter)

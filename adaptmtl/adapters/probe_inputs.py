@@ -23,6 +23,9 @@ PROBE_ROWS: dict[Kind, tuple[dict[str, Any], ...]] = {
     Kind.SEQUENCE_CLASSIFICATION: tuple(
         {"text": q, "text_pair": s} for q, s in zip(_QUESTIONS, _SENTENCES, strict=True)
     ),
+    Kind.MULTI_LABEL_CLASSIFICATION: tuple(
+        {"text": q, "text_pair": s} for q, s in zip(_QUESTIONS, _SENTENCES, strict=True)
+    ),
     Kind.REGRESSION: tuple({"text": q, "text_pair": s} for q, s in zip(_QUESTIONS, _SENTENCES, strict=True)),
     Kind.MULTIPLE_CHOICE: tuple(
         {"text": s, "choices": ["It is late.", "It is cheap.", "It is far away."]} for s in _SENTENCES

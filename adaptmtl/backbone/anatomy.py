@@ -8,6 +8,19 @@ from adaptmtl.errors import BackboneError
 
 
 @dataclass(frozen=True)
+class PostNorm:
+    """Parts of a layer that adds and normalises after attention and after the feed-forward part (Vaswani et al. 2017).
+
+    Attributes:
+        linears: query, key, value, output projection, first and second feed-forward matrix.
+        norms: after attention, after the feed-forward part.
+    """
+
+    linears: tuple[str, str, str, str, str, str]
+    norms: tuple[str, str]
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """Module paths inside ``AutoModel`` of one architecture.
 
@@ -18,6 +31,7 @@ class Anatomy:
         attention: query and value projections inside a layer, the standard places for LoRA (Hu et al. 2021).
         feed_forward: both feed-forward matrices inside a layer.
         first_layer_only: modules that the encoder applies after its first layer and never again.
+        post_norm: parts of a layer where it has BERT's shape, and nothing else is added to the attention scores.
     """
 
     embeddings: tuple[str, ...]
@@ -26,6 +40,7 @@ class Anatomy:
     feed_forward: tuple[str, ...]
     final: tuple[str, ...] = ()
     first_layer_only: tuple[str, ...] = ()
+    post_norm: PostNorm | None = None
 
 
 _BERT = Anatomy(
@@ -33,6 +48,13 @@ _BERT = Anatomy(
     layers="encoder.layer",
     attention=("attention.self.query", "attention.self.value"),
     feed_forward=("intermediate.dense", "output.dense"),
+    post_norm=PostNorm(
+        linears=(
+            *("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+            *("intermediate.dense", "output.dense"),
+        ),
+        norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    ),
 )
 
 ANATOMY: dict[str, Anatomy] = {
@@ -44,12 +66,20 @@ ANATOMY: dict[str, Anatomy] = {
         layers=_BERT.layers,
         attention=_BERT.attention,
         feed_forward=_BERT.feed_forward,
+        post_norm=_BERT.post_norm,
     ),
     "distilbert": Anatomy(
         embeddings=("embeddings",),
         layers="transformer.layer",
         attention=("attention.q_lin", "attention.v_lin"),
         feed_forward=("ffn.lin1", "ffn.lin2"),
+        post_norm=PostNorm(
+            linears=(
+                *("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+                *("ffn.lin1", "ffn.lin2"),
+            ),
+            norms=("sa_layer_norm", "output_layer_norm"),
+        ),
     ),
     "mpnet": Anatomy(
         embeddings=("embeddings",),

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import transformers
 import yaml
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from adaptmtl.backbone.anatomy import Anatomy, anatomy_of
 from adaptmtl.backbone.vet import vet_folder
@@ -22,6 +20,9 @@ from adaptmtl.storage import key_of, publish_folder, sha256_file
 from adaptmtl.tasks.sources.archive import find_archive
 from adaptmtl.tasks.spec import ArchiveRows
 from adaptmtl.workspace import Workspace
+
+if TYPE_CHECKING:  # transformers takes 2 s to import, and a command whose products are at hand does without
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_BACKBONE = "minilm"
 #: Batches are padded to a multiple of so many tokens: a small set of shapes, since each new one costs time.
@@ -82,6 +83,8 @@ class Backbone:
         Raises:
             BackboneError: its files are missing or broken, or it has no fast variant.
         """
+        from transformers import AutoTokenizer
+
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 self.path, use_fast=True, trust_remote_code=False, local_files_only=True
@@ -113,11 +116,13 @@ class Backbone:
         Raises:
             BackboneError: the weights are truncated or do not fit the configuration.
         """
+        import transformers
+
         options: dict[str, Any] = {"add_pooling_layer": False} if self.model_type in _POOLED else {}
         verbosity = transformers.logging.get_verbosity()
         transformers.logging.set_verbosity_error()
         try:
-            model, info = AutoModel.from_pretrained(
+            model, info = transformers.AutoModel.from_pretrained(
                 self.path, use_safetensors=True, trust_remote_code=False, local_files_only=True,
                 output_loading_info=True, **options,
             )  # fmt: skip

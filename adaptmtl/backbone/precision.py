@@ -8,6 +8,7 @@ residual stream stay in fp32. The same layers serve fp32 (``dtype=torch.float32`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -96,18 +97,22 @@ class LowRankLinear(nn.Module):
             return self.b
         return self.b * self.output_scales[self.rank_source].T
 
+    def merged(self, b: Tensor) -> Tensor:
+        """Returns W + s B A in the products' dtype, a new constant tensor, for B as :meth:`effective_b` gives it."""
+        return torch.addmm(self.weight, b.detach(), self.a.detach(), alpha=self.scale).to(self.dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., in) to (..., out) in the input's dtype."""
-        return _MergedLinear.apply(x, self.weight, self.bias, self.a, self.effective_b(), self.scale, self.dtype)
+        b = self.effective_b()
+        return _MergedLinear.apply(x, self.merged(b), self.bias, self.a, b, self.scale)
 
 
 class _MergedLinear(torch.autograd.Function):
     """Forward through the merged weight; backward to x through it, and to A and B through rank-sized products."""
 
     @staticmethod
-    def forward(ctx: Any, x, weight, bias, a, b, scale, dtype):  # type: ignore[no-untyped-def]
-        merged = torch.addmm(weight, b, a, alpha=scale).to(dtype)
-        low = x.to(dtype)
+    def forward(ctx: Any, x, merged, bias, a, b, scale):  # type: ignore[no-untyped-def]
+        low = x.to(merged.dtype)
         ctx.save_for_backward(low, merged, a, b)
         ctx.scale, ctx.out_dtype = scale, x.dtype
         return F.linear(low, merged, bias).to(x.dtype)
@@ -116,14 +121,37 @@ class _MergedLinear(torch.autograd.Function):
     def backward(ctx: Any, grad):  # type: ignore[no-untyped-def]
         x, merged, a, b = ctx.saved_tensors
         g = grad.to(merged.dtype)
-        flat_g, flat_x = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])  # (N, out), (N, in)
+        flat_g, flat_x = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
+        grad_a, grad_b = low_rank_gradients(flat_g, flat_x, a, b, ctx.scale, ctx.needs_input_grad[3:5])
         grad_x = (g @ merged).to(ctx.out_dtype) if ctx.needs_input_grad[0] else None
-        grad_a = grad_b = None
-        if ctx.needs_input_grad[3]:
-            grad_a = ctx.scale * ((flat_g @ b.to(g.dtype)).T @ flat_x).to(a.dtype)  # (rank, in)
-        if ctx.needs_input_grad[4]:
-            grad_b = ctx.scale * (flat_g.T @ (flat_x @ a.to(x.dtype).T)).to(b.dtype)  # (out, rank)
-        return grad_x, None, None, grad_a, grad_b, None, None
+        return grad_x, None, None, grad_a, grad_b, None
+
+
+def low_rank_gradients(
+    grad: Tensor, x: Tensor, a: Tensor | None, b: Tensor | None, scale: float, needed: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Returns the gradients of A and B of ``y = x (W + s B A)^T``.
+
+    The products are ordered so that the rank is always a number of rows: as a number of columns it makes the same
+    product up to fifteen times slower on a CPU.
+
+    Args:
+        grad: of y, (rows, out), in the products' dtype.
+        x: (rows, in), alike.
+        a: (rank, in), or None where the layer has no update.
+        b: (out, rank), or None.
+        scale: s.
+        needed: whether A, and whether B, takes a gradient.
+    """
+    grad_a = grad_b = None
+    if a is not None and b is not None:
+        if needed[0]:
+            grad_a = (b.to(grad.dtype).T @ grad.T) @ x  # (rank, rows) @ (rows, in)
+            grad_a = grad_a.to(a.dtype).mul_(scale)
+        if needed[1]:
+            grad_b = (a.to(x.dtype) @ x.T) @ grad  # (rank, rows) @ (rows, out)
+            grad_b = grad_b.to(b.dtype).mul_(scale).T
+    return grad_a, grad_b
 
 
 def replace_linears(module: nn.Module, dtype: torch.dtype, *, trainable: bool = False) -> None:

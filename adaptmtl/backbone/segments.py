@@ -2,15 +2,21 @@
 
 The model classes of transformers are used as they are: for the upper part the embeddings are replaced by a module
 that hands out given states, and the layer list is cut. So masks, relative positions and rotary embeddings are computed
-by the architecture's own code.
+by the architecture's own code. Frozen layers of BERT's shape take a shorter way over the same weights
+(:mod:`adaptmtl.backbone.post_norm`).
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from adaptmtl.backbone.anatomy import Anatomy
+from adaptmtl.backbone.post_norm import PostNormLayers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class GivenStates(nn.Module):
@@ -56,6 +62,8 @@ class SegmentedEncoder(nn.Module):
                 if _has(model, path):
                     _set(model, path, None)
         self.model = model
+        self.anatomy = anatomy
+        self.short = _short_way(model, anatomy)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None, states: Tensor | None
@@ -71,12 +79,38 @@ class SegmentedEncoder(nn.Module):
         Returns:
             Hidden states of the last layer, (features, tokens, hidden), fp32.
         """
-        self.given.states = states
         extra = {} if token_type_ids is None or self.first else {"token_type_ids": token_type_ids}
+        if self.short is not None and self.short.fits():
+            hidden = states
+            if hidden is None:
+                hidden = self._embeddings(input_ids, extra)
+            return self.short(hidden, attention_mask)
+        self.given.states = states
         try:
             return self.model(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
         finally:
             self.given.states = None
+
+    def _embeddings(self, input_ids: Tensor, extra: dict[str, Tensor]) -> Tensor:
+        first, *rest = (path for path in self.anatomy.embeddings if _has(self.model, path))
+        hidden = self.model.get_submodule(first)(input_ids=input_ids, **extra)
+        for path in rest:
+            hidden = self.model.get_submodule(path)(hidden)
+        return hidden
+
+
+def _short_way(model: PreTrainedModel, anatomy: Anatomy) -> PostNormLayers | None:
+    """Returns the layers as :class:`PostNormLayers` where the configuration is BERT's own, else None."""
+    config = model.config
+    usual = (
+        getattr(config, "hidden_act", None) or getattr(config, "activation", None),
+        getattr(config, "position_embedding_type", "absolute"),
+        bool(getattr(config, "is_decoder", False)),
+        bool(getattr(config, "output_attentions", False)),
+    ) == ("gelu", "absolute", False, False)
+    if anatomy.post_norm is None or not usual:
+        return None
+    return PostNormLayers(_layers(model, anatomy), anatomy.post_norm, config.num_attention_heads)
 
 
 def lower_part(model: PreTrainedModel, anatomy: Anatomy, k: int) -> PreTrainedModel:

@@ -13,17 +13,18 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from adaptmtl.backbone.load import PAD_TO, Backbone
-from adaptmtl.backbone.precision import replace_linears
+from adaptmtl.backbone.precision import default_dtype, replace_linears
 from adaptmtl.backbone.segments import lower_part
+from adaptmtl.errors import StorageError
 from adaptmtl.storage import PARTIAL, key_of, publish_folder, read_json, write_json
 from adaptmtl.tasks.encoded import EncodedRows
 from adaptmtl.workspace import Workspace
@@ -42,19 +43,51 @@ class States(Protocol):
 
 @dataclass(frozen=True)
 class CachedStates:
-    """States in one memory-mapped file, ``values`` (total_tokens, hidden), bf16 stored as uint16, or fp32."""
+    """States in one file, ``values`` (total_tokens, hidden), bf16 stored as uint16, or fp32.
+
+    Batches are read from the file, not through the map: pages of a map count as this process's memory.
+    """
 
     values: np.ndarray
     offsets: np.ndarray
+    file: BinaryIO | None = field(default=None, repr=False, compare=False)
 
     def batch(self, features: np.ndarray, length: int) -> Tensor:
         """Returns (features, length, hidden) fp32 states, zero beyond each feature's own tokens."""
-        out = torch.zeros(len(features), length, self.values.shape[1])
+        raw = np.zeros((len(features), length, self.values.shape[1]), dtype=self.values.dtype)
         for row, feature in enumerate(features):
             start, end = int(self.offsets[feature]), int(self.offsets[feature + 1])
-            part = torch.from_numpy(np.array(self.values[start:end]))
-            out[row, : end - start] = part.view(torch.bfloat16) if part.dtype == torch.uint16 else part
-        return out
+            if self.file is None:
+                raw[row, : end - start] = self.values[start:end]
+            else:
+                _read(self.file.fileno(), raw[row, : end - start], start * raw[0, 0].nbytes)
+        out = torch.from_numpy(raw)
+        return out.view(torch.bfloat16).float() if raw.dtype == np.uint16 else out
+
+
+class DeviceStates:
+    """Cached states held whole in a device's memory, in the dtype that they are stored in."""
+
+    def __init__(self, cached: CachedStates, device: torch.device):
+        values = torch.from_numpy(np.array(cached.values)).to(device)
+        self.values = values.view(torch.bfloat16) if values.dtype == torch.uint16 else values
+        self.offsets = cached.offsets
+
+    def batch(self, features: np.ndarray, length: int) -> Tensor:
+        """Returns (features, length, hidden) fp32 states on the device, zero beyond each feature's own tokens."""
+        starts, ends = self.offsets[features], self.offsets[np.asarray(features) + 1]
+        index = starts[:, None] + np.arange(length)[None, :]
+        index = torch.from_numpy(np.where(index < ends[:, None], index, -1)).to(self.values.device, non_blocking=True)
+        picked = self.values[index.clamp(min=0)].float()
+        return picked.mul_((index >= 0)[:, :, None])
+
+
+def states_on(states: States | None, device: torch.device) -> States | None:
+    """Moves cached states to a GPU where they take at most a quarter of its free memory; else returns them as given."""
+    if device.type != "cuda" or not isinstance(states, CachedStates):
+        return states
+    free, _ = torch.cuda.mem_get_info(device)
+    return DeviceStates(states, device) if states.values.nbytes < free / 4 else states
 
 
 class RecomputedStates:
@@ -103,7 +136,8 @@ def states_of(
             write_json(temporary / "states.json", {"shape": list(shape), "dtype": stored.name, "bytes": size})
     with suppress(OSError):  # the cache may be on a read-only disk; only the order of eviction suffers
         os.utime(folder / "states.json")
-    return CachedStates(np.memmap(folder / "states.bin", dtype=stored, mode="r", shape=shape), encoded.offsets)
+    file = (folder / "states.bin").open("rb", buffering=0) if hasattr(os, "preadv") else None
+    return CachedStates(np.memmap(folder / "states.bin", dtype=stored, mode="r", shape=shape), encoded.offsets, file)
 
 
 def token_batches(lengths: np.ndarray, tokens: int = _TOKENS_PER_BATCH) -> Iterator[np.ndarray]:
@@ -117,16 +151,25 @@ def token_batches(lengths: np.ndarray, tokens: int = _TOKENS_PER_BATCH) -> Itera
         start += size
 
 
-def padded_length(length: int) -> int:
-    """Rounds a length up to a multiple of 16: a small set of shapes, since each new one costs time."""
+def padded_length(length: int, dtype: torch.dtype | None = None) -> int:
+    """Rounds a length up to 16 where a small set of shapes pays: products in bf16, and GPUs.
+
+    In fp32 on a CPU a new shape costs nothing, and padding is work for nothing: there a length stays as it is.
+
+    Args:
+        length: in tokens.
+        dtype: of the products; the machine's default if None.
+    """
+    if (dtype or default_dtype()) is torch.float32 and not torch.cuda.is_available():
+        return max(1, length)
     return max(PAD_TO, -(-length // PAD_TO) * PAD_TO)
 
 
 def pad_tokens(encoded: EncodedRows, features: np.ndarray, length: int) -> tuple[Tensor, Tensor, Tensor | None]:
     """Returns input_ids, attention_mask and token_type_ids of chosen features, each (features, length), int64."""
-    lengths = encoded.lengths[features]
-    inside = np.arange(length)[None, :] < lengths[:, None]
-    flat = np.concatenate([np.arange(encoded.offsets[i], encoded.offsets[i + 1]) for i in features])
+    positions = np.arange(length)[None, :]
+    inside = positions < encoded.lengths[features][:, None]
+    flat = (encoded.offsets[features][:, None] + positions)[inside]
     ids = np.zeros(inside.shape, dtype=np.int64)
     ids[inside] = encoded.input_ids[flat]
     types = None
@@ -145,18 +188,28 @@ def _compute(
     device: torch.device, shape: tuple[int, int], stored: np.dtype,
 ) -> None:  # fmt: skip
     _reserve(path, shape[0] * shape[1] * stored.itemsize)
-    values = np.memmap(path, dtype=stored, mode="r+", shape=shape)
     model = _lower(backbone, k, dtype, device)
     batches = list(token_batches(encoded.lengths))
-    for features in workspace.reporter.track(batches, f"states of {encoded.n_features} sequences"):
-        length = padded_length(int(encoded.lengths[features].max()))
-        hidden, _ = _forward(model, encoded, features, length, device)
-        low = hidden.to(dtype).cpu()
-        raw = low.view(torch.uint16).numpy() if dtype == torch.bfloat16 else low.numpy()
-        for row, feature in enumerate(features):
-            start, end = int(encoded.offsets[feature]), int(encoded.offsets[feature + 1])
-            values[start:end] = raw[row, : end - start]
-    values.flush()
+    with path.open("r+b") as file:  # written, not mapped: pages of a map count as this process's memory
+        for features in workspace.reporter.track(batches, f"states of {encoded.n_features} sequences"):
+            length = padded_length(int(encoded.lengths[features].max()), dtype)
+            hidden, _ = _forward(model, encoded, features, length, device)
+            low = hidden.to(dtype).cpu()
+            raw = low.view(torch.uint16).numpy() if dtype == torch.bfloat16 else low.numpy()
+            for row, feature in enumerate(features):
+                start, end = int(encoded.offsets[feature]), int(encoded.offsets[feature + 1])
+                file.seek(start * shape[1] * stored.itemsize)
+                file.write(np.ascontiguousarray(raw[row, : end - start]).data)
+
+
+def _read(file: int, into: np.ndarray, offset: int) -> None:
+    """Fills an array from a place in a file."""
+    left = into.data.cast("B")
+    while left:
+        count = os.preadv(file, [left], offset)
+        if count == 0:
+            raise StorageError("cached states end before their last row: remove the folder states below ADAPTMTL_HOME")
+        left, offset = left[count:], offset + count
 
 
 def _reserve(path: Path, size: int) -> None:

@@ -13,8 +13,9 @@ from adaptmtl.adapters.heads import Head, make_head
 from adaptmtl.adapters.methods import LoraWeights
 from adaptmtl.backbone.load import Backbone
 from adaptmtl.backbone.precision import default_dtype
-from adaptmtl.backbone.states import States
+from adaptmtl.backbone.states import States, states_on
 from adaptmtl.training.batches import epochs_of_units, make_batch, training_units
+from adaptmtl.training.checkpoint import checkpoint_for
 from adaptmtl.training.data import PreparedSplit, TaskData
 from adaptmtl.training.loop import Log, Step, accelerator, run
 from adaptmtl.training.model import TaskModel, full_encoder, lora_model, outputs_of, to_device
@@ -73,9 +74,9 @@ def train_adapter(
     head = head or make_head(data.spec, backbone.hidden_size, data.train.encoded, seed, recipe.head_dropout)
     built = lora_model(backbone, recipe.method, k, head, default_dtype(), start)
     states = data.train.states(workspace, k, default_dtype(), accelerator().device)
-    log = fit(
-        built.model, data.train, states, recipe, seed, recipe.learning_rate, workspace, description or data.spec.name
-    )
+    rate = recipe.learning_rate
+    own = [(one, rate * recipe.head_rate) for one in head.parameters()] if recipe.head_rate != 1 else []
+    log = fit(built.model, data.train, states, recipe, seed, rate, workspace, description or data.spec.name, own)
     return Trained(built.model, built.weights, k, log, count_trainable(built.model))
 
 
@@ -121,17 +122,29 @@ def fit(
     """Trains a task model on one split, in place; the arguments are those of :func:`adaptmtl.training.loop.run`."""
     units = epochs_of_units(split.encoded, recipe.batch_size, seed)
     device = accelerator().device
+    states = states_on(states, device)
 
     def step(prepared: torch.nn.Module, _: int) -> Step:
         chosen = next(units)
-        batch = to_device(make_batch(split.encoded, states, chosen), device)
-        return Step(model.head.loss(prepared(batch), batch), len(chosen), batch.n_tokens)
+        batch = make_batch(split.encoded, states, chosen)
+        tokens = batch.n_tokens
+        batch = to_device(batch, device)
+        return Step(model.head.loss(prepared(batch), batch), len(chosen), tokens)
+
+    def skip(done: int) -> None:
+        for _ in range(done):
+            next(units)
 
     steps = recipe.steps_for(len(training_units(split.encoded)))
+    checkpoint = checkpoint_for(
+        workspace, model, backbone=split.backbone.hash, rows=split.encoded.fingerprint, recipe=recipe.to_dict(),
+        lower=model.encoder.first, dtype=str(default_dtype()), steps=steps, learning_rate=learning_rate, seed=seed,
+        own_rates=[rate for _, rate in own_rates],
+    )  # fmt: skip
     return run(
         model, step, recipe, steps,
         learning_rate=learning_rate, seed=seed, reporter=workspace.reporter, description=description,
-        own_rates=own_rates,
+        own_rates=own_rates, checkpoint=checkpoint, skip=skip,
     )  # fmt: skip
 
 

@@ -19,9 +19,11 @@ def epochs_of_units(encoded: EncodedRows, batch_size: int, seed: int) -> Iterato
     """Yields unit indices batch by batch, without end, each epoch in a new order of length-bucketed batches.
 
     Units are shuffled, cut into buckets of 32 batches, sorted by length inside a bucket and batched, so that little
-    is padded and still every epoch has other batches. A last, smaller batch is kept.
+    is padded and still every epoch has other batches. A last, smaller batch is kept. Which units are in a batch is
+    drawn by ``seed``; whether short or long batches come first is drawn alike for all seeds, so that adapters trained
+    side by side see similar lengths at the same step.
     """
-    generator = np.random.default_rng(seed)
+    generator, lengths_first = np.random.default_rng(seed), np.random.default_rng(0)
     unit_length = np.maximum.reduceat(encoded.lengths, encoded.unit_offsets[:-1])
     bucket = batch_size * _BATCHES_PER_BUCKET
     units = training_units(encoded)
@@ -32,7 +34,7 @@ def epochs_of_units(encoded: EncodedRows, batch_size: int, seed: int) -> Iterato
             part = order[start : start + bucket]
             part = part[np.argsort(unit_length[part], kind="stable")]
             batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
-        for index in generator.permutation(len(batches)):
+        for index in lengths_first.permutation(len(batches)):
             yield batches[index]
 
 

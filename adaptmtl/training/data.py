@@ -6,17 +6,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 
 from adaptmtl.backbone.load import Backbone
 from adaptmtl.backbone.states import States, states_of
 from adaptmtl.errors import DataError
+from adaptmtl.tasks.decode import answer_limit
 from adaptmtl.tasks.encode import encode
 from adaptmtl.tasks.encoded import EncodedRows
+from adaptmtl.tasks.encoded_files import encode_kept
 from adaptmtl.tasks.load import load_rows
 from adaptmtl.tasks.rows import Split
-from adaptmtl.tasks.sample import strata_of, stratified_order, subsample
+from adaptmtl.tasks.sample import hold_out, subsample
 from adaptmtl.tasks.spec import Kind, TaskSpec
 from adaptmtl.training.recipe import Encoding
 from adaptmtl.workspace import Workspace
@@ -31,15 +32,19 @@ class PreparedSplit:
     backbone: Backbone
     encoding: Encoding
     labelled: bool = True
+    workspace: Workspace | None = None
     _states: dict[tuple[int, torch.dtype], States] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def encoded(self) -> EncodedRows:
-        """The tokens."""
-        return encode(
-            self.rows, self.spec, self.backbone.tokenizer,
-            max_length=self.encoding.max_length, stride=self.encoding.stride, labelled=self.labelled,
-        )  # fmt: skip
+        """The tokens, from the workspace where these rows were tokenised before."""
+        how: dict[str, Any] = {
+            "max_length": self.encoding.max_length, "stride": self.encoding.stride, "labelled": self.labelled
+        }  # fmt: skip
+        if self.workspace is None:
+            return encode(self.rows, self.spec, self.backbone.tokenizer, **how)
+        backbone = self.backbone
+        return encode_kept(self.workspace, self.rows, self.spec, lambda: backbone.tokenizer, backbone.hash, **how)
 
     def states(self, workspace: Workspace, k: int, dtype: torch.dtype, device: torch.device) -> States | None:
         """Returns the states after the lowest ``k`` layers, or None when k is 0 and the whole encoder runs."""
@@ -95,11 +100,14 @@ class TaskData:
             not row["answers"]["text"] for row in self.train.rows.rows
         )
 
+    @cached_property
+    def max_answer_tokens(self) -> int | None:
+        """Tokens that a predicted answer has at most, from the training rows; None for other kinds."""
+        return answer_limit(self.train.encoded) if self.spec.kind is Kind.QUESTION_ANSWERING else None
+
     def hold_out(self, share: float, most: int, seed: int) -> TaskData:
         """Cuts a part of the training rows off, for choices: the result's ``validation`` are training rows of this."""
-        order = stratified_order(strata_of(self.train.rows.rows, self.spec), seed)
-        size = max(1, min(most, round(share * len(order))))
-        held, kept = np.sort(order[-size:]), np.sort(order[:-size])  # the first of every stratum stays in training
+        kept, held = hold_out(self.train.rows.rows, self.spec, share, most, seed)
         return replace(
             self,
             train=replace(self.train, rows=self.train.rows.take(kept), _states={}),
@@ -145,8 +153,8 @@ def prepare_task(
     encoding = encoding.fitted(backbone)
     return TaskData(
         spec=loaded.spec,
-        train=PreparedSplit(train, loaded.spec, backbone, encoding),
-        validation=PreparedSplit(validation, loaded.spec, backbone, encoding),
+        train=PreparedSplit(train, loaded.spec, backbone, encoding, workspace=workspace),
+        validation=PreparedSplit(validation, loaded.spec, backbone, encoding, workspace=workspace),
         origin=loaded.origin,
         notes=loaded.notes,
     )

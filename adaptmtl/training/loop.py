@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
 from adaptmtl.errors import AdaptMTLError
+from adaptmtl.training.checkpoint import Checkpoint, Extra
 from adaptmtl.training.recipe import Recipe
 from adaptmtl.workspace import Reporter
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+#: Steps between looks at the losses by device: on a GPU each look waits for the device.
+_LOOK_EVERY = {"cuda": 25}
 
 
 @dataclass
@@ -37,6 +43,8 @@ class Step:
 
 def accelerator() -> Accelerator:
     """Returns accelerate's view of the devices; precision is handled by the engine's own layers."""
+    from accelerate import Accelerator  # imports half of torch: not for commands that train nothing
+
     return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
 
 
@@ -52,6 +60,9 @@ def run(
     description: str,
     own_rates: Sequence[tuple[nn.Parameter, float]] = (),
     stop: Callable[[int], bool] | None = None,
+    checkpoint: Checkpoint | None = None,
+    skip: Callable[[int], None] | None = None,
+    extra: Extra | None = None,
 ) -> Log:
     """Trains a model's trainable parameters in place with AdamW, linear warm-up and linear decay.
 
@@ -66,6 +77,9 @@ def run(
         description: shown with the progress.
         own_rates: parameters with a peak learning rate of their own, without weight decay.
         stop: asked after each step; True ends the training early.
+        checkpoint: written now and then, and where the training goes on if there is one from before.
+        skip: told how many steps were done before, so that it can leave their batches out.
+        extra: what else a checkpoint has to hold.
 
     Raises:
         AdaptMTLError: the loss became infinite or not a number.
@@ -82,32 +96,53 @@ def run(
     ]
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, fused=True)
     warmup = max(1, math.ceil(recipe.warmup * steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda i: min((i + 1) / warmup, max(0.0, (steps - i) / max(1, steps - warmup)))
-    )
-    model, optimizer, schedule = device.prepare(model, optimizer, schedule)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    own = model, optimizer
+    model, optimizer = device.prepare(model, optimizer)
     log = Log()
+    look_every = _LOOK_EVERY.get(device.device.type, 1)
+    losses: list[Tensor] = []
+
+    def look() -> None:
+        values = torch.stack(losses).tolist() if losses else []
+        for number, value in enumerate(values, log.steps - len(values) + 1):
+            if not math.isfinite(value):
+                raise AdaptMTLError(
+                    f"{description}: the loss became {value} at step {number}; "
+                    f"lower the learning rate ({learning_rate:g})"
+                )
+        log.losses.extend(values)
+        losses.clear()
+
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         model.train()
-        for i in reporter.track(range(steps), description, steps):
+        if checkpoint is not None and (facts := checkpoint.read(*own, extra)) is not None:
+            log = Log(**facts)
+            reporter.say(f"{description}: going on after step {log.steps} of {steps}")
+            if skip is not None:
+                skip(log.steps)
+        for i in reporter.track(range(log.steps, steps), description, steps - log.steps):
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * min((i + 1) / warmup, max(0.0, (steps - i) / max(1, steps - warmup)))
             done = step(model, i)
-            value = float(done.loss.detach())
-            if not math.isfinite(value):
-                raise AdaptMTLError(
-                    f"{description}: the loss became {value} at step {i + 1}; "
-                    f"lower the learning rate ({learning_rate:g})"
-                )
+            log.steps += 1
+            losses.append(done.loss.detach().float())
+            if len(losses) >= look_every:
+                look()
             device.backward(done.loss)
             device.clip_grad_norm_(trained, recipe.clip)
             optimizer.step()
-            schedule.step()
             optimizer.zero_grad(set_to_none=True)
-            log.steps += 1
             log.rows += done.rows
             log.tokens += done.tokens
-            log.losses.append(value)
             if stop is not None and stop(i):
                 break
+            if checkpoint is not None and i + 1 < steps and checkpoint.due():
+                look()
+                checkpoint.write(*own, extra, asdict(log))
+        look()
     model.eval()
+    if checkpoint is not None:
+        checkpoint.remove()
     return log

@@ -129,7 +129,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     if device.type == "cpu":
         return batch
     moved = {
-        name: value.to(device, non_blocking=True)
+        name: (value.pin_memory() if device.type == "cuda" and value.device.type == "cpu" else value).to(
+            device, non_blocking=True
+        )
         for name in ("input_ids", "attention_mask", "token_type_ids", "states", "labels")
         if (value := getattr(batch, name)) is not None
     }

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +19,11 @@ from adaptmtl.adapters.heads import Head, make_head
 from adaptmtl.adapters.methods import LoraWeights
 from adaptmtl.backbone.load import Backbone
 from adaptmtl.backbone.precision import default_dtype
-from adaptmtl.backbone.states import States
+from adaptmtl.backbone.states import States, states_on
 from adaptmtl.errors import SelectionError
 from adaptmtl.training.adapter import count_trainable
 from adaptmtl.training.batches import epochs_of_units, make_batch, training_units
+from adaptmtl.training.checkpoint import checkpoint_for
 from adaptmtl.training.data import TaskData
 from adaptmtl.training.loop import Log, Step, accelerator, run
 from adaptmtl.training.model import TaskModel, full_encoder, lora_model, to_device
@@ -110,7 +112,10 @@ def train_shared(
         encoder, lora = built.model.encoder, built.weights
     models = nn.ModuleDict({name: TaskModel(encoder, head, frozen=not full) for name, head in heads.items()})
     device = accelerator().device
-    states = {name: data.train.states(workspace, k, default_dtype(), device) for name, data in parts.items()}
+    states = {
+        name: states_on(data.train.states(workspace, k, default_dtype(), device), device)
+        for name, data in parts.items()
+    }
     mixture = _Mixture(parts, recipe.batch_size, mixing.temperature, seed)
     steps = recipe.steps_for(sum(len(training_units(data.train.encoded)) for data in parts.values()))
     held_out = {name: data.validation.states(workspace, k, default_dtype(), device) for name, data in parts.items()}
@@ -121,15 +126,26 @@ def train_shared(
         total = sum(len(units) for units in chosen.values())
         loss, tokens = torch.zeros((), device=device), 0
         for name, units in chosen.items():
-            batch = to_device(make_batch(parts[name].train.encoded, states[name], units), device)
+            batch = make_batch(parts[name].train.encoded, states[name], units)
+            tokens += batch.n_tokens
+            batch = to_device(batch, device)
             model = prepared[name]  # type: ignore[index]
             loss = loss + model.head.loss(model(batch), batch) * (len(units) / total)
-            tokens += batch.n_tokens
         return Step(loss, total, tokens)
 
+    def skip(done: int) -> None:
+        for _ in range(done):
+            next(mixture)
+
     rate = recipe.full_learning_rate if full else recipe.learning_rate
+    checkpoint = checkpoint_for(
+        workspace, models, backbone=backbone.hash, recipe=recipe.to_dict(), mixing=asdict(mixing), full=full, lower=k,
+        dtype=str(default_dtype()), steps=steps, learning_rate=rate, seed=seed,
+        rows={name: (data.train.encoded.fingerprint, data.validation.encoded.fingerprint)
+              for name, data in parts.items()},
+    )  # fmt: skip
     log = run(models, step, recipe, steps, learning_rate=rate, seed=seed, reporter=workspace.reporter,
-              description=description, stop=watch.after)  # fmt: skip
+              description=description, stop=watch.after, checkpoint=checkpoint, skip=skip, extra=watch)  # fmt: skip
     watch.restore()
     return Shared(
         encoder={name: value.detach().clone() for name, value in encoder.state_dict().items()} if full else None,
@@ -188,6 +204,15 @@ class _Watch:
             self.best = {n: copy.deepcopy(p.detach()) for n, p in self.models.named_parameters() if n in trained}
         waited = len(self.losses) - 1 - int(np.argmin(self.losses))
         return waited >= self.mixing.patience
+
+    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Returns what a checkpoint has to hold of the watch."""
+        return self.best or {}, {"losses": self.losses, "kept": self.best is not None}
+
+    def restore_saved(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Takes it back."""
+        self.losses = list(facts["losses"])
+        self.best = {name: value.to(self.device) for name, value in tensors.items()} if facts["kept"] else None
 
     def restore(self) -> None:
         if self.best is not None:

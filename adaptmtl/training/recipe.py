@@ -38,6 +38,7 @@ class Recipe:
         epochs: passes over the training rows, used when ``steps`` is None.
         batch_size: rows per step.
         learning_rate: peak, of the adapter and the head (AdamW, linear warm-up and decay).
+        head_rate: the head's peak learning rate as a multiple of ``learning_rate``.
         full_learning_rate: peak, when all weights are trained.
         weight_decay: of AdamW, on matrices only.
         warmup: share of the steps with a rising learning rate.
@@ -51,6 +52,7 @@ class Recipe:
     epochs: float = 3.0
     batch_size: int = 32
     learning_rate: float = 3e-3
+    head_rate: float = 3.0
     full_learning_rate: float = 5e-5
     weight_decay: float = 0.01
     warmup: float = 0.06
@@ -58,7 +60,8 @@ class Recipe:
     head_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "learning_rate", "full_learning_rate", "epochs"):
+        object.__setattr__(self, "epochs", float(self.epochs))  # 3 and 3.0 are one recipe, with one key
+        for name in ("batch_size", "learning_rate", "head_rate", "full_learning_rate", "epochs"):
             if getattr(self, name) <= 0:
                 raise AdaptMTLError(f"recipe: {name} is {getattr(self, name)}; it must be above 0")
         if self.steps is not None and self.steps < 1:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adaptmtl.tasks.decode import Predictions, decode
+from adaptmtl.tasks.decode import MAX_ANSWER_TOKENS, Predictions, decode
 from adaptmtl.tasks.metrics import metrics, metrics_for
 from adaptmtl.training.data import PreparedSplit, TaskData
 
@@ -26,7 +26,10 @@ class Scored:
 
 def predictions_of(data: TaskData, split: PreparedSplit, outputs: np.ndarray) -> Predictions:
     """Decodes outputs on a split of a task."""
-    return decode(split.encoded, outputs, split.rows, data.spec, null_answers=data.null_answers)
+    return decode(
+        split.encoded, outputs, split.rows, data.spec,
+        null_answers=data.null_answers, max_answer_tokens=data.max_answer_tokens or MAX_ANSWER_TOKENS,
+    )  # fmt: skip
 
 
 def score(data: TaskData, split: PreparedSplit, outputs: np.ndarray) -> Scored:

@@ -8,11 +8,12 @@ from adaptmtl.backbone.load import DEFAULT_BACKBONE, Backbone, resolve
 from adaptmtl.backbone.precision import default_dtype
 from adaptmtl.storage import key_of
 from adaptmtl.tasks.catalogue import Catalogue, load_catalogue
+from adaptmtl.tasks.own import known_tasks
 from adaptmtl.training.data import TaskData, prepare_task
 from adaptmtl.training.recipe import Encoding, Recipe
 from adaptmtl.workspace import Workspace
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 #: Tasks loaded by this process; rows and tokens are shared by all recipes.
 _LOADED: dict[tuple, TaskData] = {}
@@ -92,7 +93,7 @@ def make_setup(
         workspace: by default the one that the environment names.
         recipe: training choices.
         encoding: token lengths.
-        catalogue: known tasks, by default those that ship.
+        catalogue: known tasks, by default those that ship and those kept in the workspace.
         row_source: "auto", or one of hub, mirror, archive, file.
         eval_rows: at most so many validation rows.
 
@@ -107,7 +108,7 @@ def make_setup(
         backbone=resolve(backbone, workspace),
         recipe=recipe or Recipe(),
         encoding=encoding or Encoding(),
-        catalogue=catalogue or load_catalogue(),
+        catalogue=catalogue or known_tasks(workspace),
         row_source=row_source,
         eval_rows=eval_rows,
     )

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 
 from adaptmtl.adapters.heads import HEADS, IGNORED, Batch, make_head, mean_over_tokens
 from adaptmtl.tasks.encoded import EncodedRows
-from adaptmtl.tasks.spec import HubRows, Kind, TaskSpec
+from adaptmtl.tasks.spec import NAMED_LABELS, HubRows, Kind, TaskSpec
 
 GENERATOR = torch.Generator().manual_seed(0)
 
 
 def spec(kind: Kind) -> TaskSpec:
-    names = ("a", "b", "c") if kind in (Kind.SEQUENCE_CLASSIFICATION, Kind.TOKEN_CLASSIFICATION) else None
+    names = ("a", "b", "c") if kind in NAMED_LABELS else None
     return TaskSpec(name="toy", kind=kind, label_names=names, rows=(HubRows(id="none", columns={}),))
 
 
@@ -116,3 +116,14 @@ def test_heads_come_from_their_seed_alone(kind: Kind):
     assert one.eval()(hidden, mask).shape == expected
     assert torch.equal(one(hidden, mask), F.linear(hidden if one.per_token else mean_over_tokens(hidden, mask),
                                                    one.output.weight, one.output.bias))  # fmt: skip
+
+
+def test_several_labels_are_weighed_one_by_one():
+    head = make_head(spec(Kind.MULTI_LABEL_CLASSIFICATION), 8, None, 0)
+    outputs, labels = (
+        torch.tensor([[2.0, -1.0, 0.0], [0.5, 3.0, -2.0]]),
+        torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]),
+    )
+    right = torch.sigmoid(torch.where(labels > 0, outputs, -outputs))  # probability of what is true, label by label
+    found = head.loss(outputs, batch(torch.ones(2, 1, dtype=torch.long), labels))
+    torch.testing.assert_close(found, -right.log().sum(1).mean())

@@ -14,7 +14,15 @@ from tiny_architectures import ROWS, encoded_rows, lower_states, write_architect
 
 from adaptmtl.backbone import states as module
 from adaptmtl.backbone.load import Backbone, resolve
-from adaptmtl.backbone.states import CachedStates, RecomputedStates, pad_tokens, padded_length, states_of, token_batches
+from adaptmtl.backbone.states import (
+    CachedStates,
+    DeviceStates,
+    RecomputedStates,
+    pad_tokens,
+    padded_length,
+    states_of,
+    token_batches,
+)
 from adaptmtl.errors import StorageError
 from adaptmtl.workspace import Silent, Workspace
 
@@ -57,7 +65,10 @@ def test_cached_states_are_those_of_the_lower_layers(dtype, backbone_of: Backbon
     monkeypatch.setenv("ADAPTMTL_STATES_GIB", "0")
     recomputed = states_of(Workspace(workspace.home / "other", None, True), backbone, encoded, 2, dtype, CPU)
     assert isinstance(recomputed, RecomputedStates)
-    assert torch.equal(cached.batch(everything, 32), recomputed.batch(everything, 32))
+    longest = padded_length(int(encoded.lengths.max()), dtype)  # as they were computed
+    assert torch.equal(cached.batch(everything, longest), recomputed.batch(everything, longest))
+    assert torch.equal(CachedStates(cached.values, cached.offsets).batch(everything, 32), cached.batch(everything, 32))
+    assert torch.equal(DeviceStates(cached, CPU).batch(everything, 32), cached.batch(everything, 32))
     exact = lower_states(backbone, encoded, 2)
     torch.testing.assert_close(
         cached.batch(everything, 32), exact, atol=1e-5 if dtype == torch.float32 else 0.2, rtol=0
@@ -197,7 +208,9 @@ def test_batches_of_tokens_hold_every_feature_once_and_stay_small():
     batches = list(token_batches(lengths, tokens=1000))
     assert sorted(np.concatenate(batches)) == list(range(500))
     assert all(len(batch) * padded_length(int(lengths[batch].max())) <= 1000 for batch in batches)
-    assert [padded_length(n) for n in (1, 16, 17, 128)] == [16, 16, 32, 128]
+    assert [padded_length(n, torch.bfloat16) for n in (1, 16, 17, 128)] == [16, 16, 32, 128]
+    if not torch.cuda.is_available():
+        assert [padded_length(n, torch.float32) for n in (0, 1, 16, 17)] == [1, 1, 16, 17]
 
 
 def test_padding_keeps_every_token_in_place(backbone_of: BackboneOf):

@@ -11,6 +11,7 @@ from toys import toy_data
 from adaptmtl.adapters.heads import IGNORED
 from adaptmtl.backbone.load import Backbone
 from adaptmtl.backbone.precision import default_dtype
+from adaptmtl.backbone.states import padded_length
 from adaptmtl.tasks.spec import Kind
 from adaptmtl.training.batches import epochs_of_units, make_batch, training_units
 from adaptmtl.training.recipe import Encoding
@@ -58,9 +59,11 @@ def test_a_batch_holds_its_units_labels(backbone: Backbone, workspace: Workspace
     rows = [data.train.rows.rows[int(i)] for i in units]
     assert batch.sizes == tuple(len(row["choices"]) for row in rows) and len(set(batch.sizes)) > 1
     assert batch.labels.tolist() == [row["label"] for row in rows]
-    assert batch.states.shape == (sum(batch.sizes), 16, 32) and batch.n_tokens == encoded.lengths[batch.features].sum()
+    length = padded_length(int(encoded.lengths[batch.features].max()))
+    assert batch.states.shape == (sum(batch.sizes), length, 32)
+    assert batch.n_tokens == encoded.lengths[batch.features].sum()
     feature = int(batch.features[-1])
-    assert torch.equal(batch.states[-1], states.batch(np.array([feature]), 16)[0])
+    assert torch.equal(batch.states[-1], states.batch(np.array([feature]), length)[0])
 
     tagged = toy_data(Kind.TOKEN_CLASSIFICATION, backbone)
     batch = make_batch(tagged.train.encoded, None, units, length=32)

@@ -28,6 +28,7 @@ NUMBERS = ("one", "two", "three", "four", "five")
 COLOURS = ("red", "green", "blue")
 LABELS = {
     Kind.SEQUENCE_CLASSIFICATION: ("bad", "good"),
+    Kind.MULTI_LABEL_CLASSIFICATION: COLOURS,
     Kind.TOKEN_CLASSIFICATION: ("O", "B-COLOUR", "B-NUMBER"),
 }
 QUICK = Recipe(method=LoraMethod(rank=4), lower_layers=2, steps=3, batch_size=8, learning_rate=1e-2)
@@ -45,6 +46,9 @@ def toy_row(kind: Kind, rng: random.Random) -> dict[str, Any]:
     if kind is Kind.SEQUENCE_CLASSIFICATION:
         label = rng.randint(0, 1)
         return {"text": " ".join([*words(8), *[LABELS[kind][label]] * 3]), "text_pair": None, "label": label}
+    if kind is Kind.MULTI_LABEL_CLASSIFICATION:
+        present = [index for index in range(len(COLOURS)) if rng.random() < 0.5]
+        return {"text": " ".join([*words(4), *[COLOURS[i] for i in present] * 3]), "text_pair": None, "labels": present}
     if kind is Kind.REGRESSION:
         number = rng.randint(0, 4)
         return {"text": " ".join([*words(4), *[NUMBERS[number]] * 3]), "text_pair": None, "label": 100.0 + 10 * number}

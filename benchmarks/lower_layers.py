@@ -1,0 +1,142 @@
+"""How many of the lowest layers can go without an adapter before quality suffers, and what does each save?
+
+Every task is trained with k = 0 to depth - 1 lower layers left out, over several seeds, on the same rows. Training time
+is given with the lower layers' states at hand (every further seed, source or arm) and what they cost once is added.
+The default is the largest k whose mean loss of quality against k = 0 over tasks has an interval above the margin.
+
+    python benchmarks/lower_layers.py [--tasks A,B] [--seeds 3] [--rows N] [--mirror DIR] [--smoke]
+
+Killed and started again with the same options, it goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq", "pubmed_qa", "vader_amazon", "commonsense_qa",
+         "social_i_qa", "disfl_qa")  # fmt: skip
+#: Quality that may be lost, in the unit of the tasks' main metrics (all between 0 and 1).
+MARGIN = 0.01
+
+
+def one_run(setup: Any, data: Any, seed: int) -> dict[str, float]:
+    """Trains and scores one adapter; the states of its rows are made in an empty cache and timed apart."""
+    from adaptmtl.backbone.precision import default_dtype
+    from adaptmtl.training.adapter import train_adapter
+    from adaptmtl.training.loop import accelerator
+    from adaptmtl.training.score import score
+
+    splits = {name: dataclasses.replace(getattr(data, name), _states={}) for name in ("train", "validation")}
+    fresh = dataclasses.replace(data, **splits)
+    for name in splits:
+        splits[name].__dict__["encoded"] = getattr(data, name).encoded
+    k = setup.recipe.layers_below(setup.backbone)
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = dataclasses.replace(setup.workspace, home=Path(folder))
+        started = time.perf_counter()
+        fresh.train.states(workspace, k, default_dtype(), accelerator().device)
+        states = time.perf_counter() - started
+        started, before = time.perf_counter(), time.process_time()
+        trained = train_adapter(workspace, setup.backbone, fresh, setup.recipe, seed)
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - before
+        scored = score(fresh, fresh.validation, trained.outputs(workspace, fresh.validation))
+    quality = float(scored.values[data.spec.main_metric])
+    return {"quality": quality, "seconds": seconds, "cpu_seconds": cpu_seconds, "states_seconds": states}
+
+
+def curve(runs: dict[str, dict[str, float]], depth: int) -> list[dict[str, Any]]:
+    """Returns, per k, mean quality and its difference to k = 0 over tasks with Student's 95% interval, and times."""
+    from scipy.stats import t
+
+    found = []
+    for k in range(depth):
+        own: dict[str, list[dict[str, float]]] = {}
+        for name, run in runs.items():
+            task, layers, seed = name.split("/")
+            if int(layers) == k and f"{task}/0/{seed}" in runs:
+                base = runs[f"{task}/0/{seed}"]
+                own.setdefault(task, []).append({
+                    "difference": run["quality"] - base["quality"], "quality": run["quality"],
+                    "time": run["seconds"] / base["seconds"], "states": run["states_seconds"] / base["seconds"],
+                })  # fmt: skip
+        if not own:
+            continue
+        means = [float(np.mean([one["difference"] for one in each])) for each in own.values()]
+        half = t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / len(means) ** 0.5 if len(means) > 1 else None
+        every = [one for each in own.values() for one in each]
+        found.append({
+            "k": k, "tasks": len(own), "quality": float(np.mean([one["quality"] for one in every])),
+            "difference": float(np.mean(means)),
+            "low": None if half is None else float(np.mean(means) - half),
+            "high": None if half is None else float(np.mean(means) + half),
+            "time_over_k0": float(np.median([one["time"] for one in every])),
+            "states_once_over_k0": float(np.median([one["states"] for one in every])),
+        })  # fmt: skip
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=lambda text: text.split(","), default=list(TASKS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--eval-rows", type=int, default=1000)
+    parser.add_argument("--epochs", type=float, default=2.0)
+    parser.add_argument("--max-length", type=int, default=96)
+    parser.add_argument("--backbone", default="minilm")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--mirror", type=Path, help="folder of data sets in the Hub's layout; else package archives")
+    parser.add_argument("--home", type=Path, help="where archives and the backbone are kept")
+    parser.add_argument("--task-file", type=Path, help="YAML file or folder with tasks of your own")
+    parser.add_argument("--smoke", action="store_true", help="one task, one seed, few rows: to see that it runs")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "lower_layers.json")
+    options = parser.parse_args()
+    if options.smoke:
+        options.tasks, options.seeds, options.rows, options.eval_rows = options.tasks[:2], 1, 32, 16
+        options.max_length, options.epochs = 32, 1.0
+    import torch
+
+    from adaptmtl.provenance import record
+    from adaptmtl.storage import read_json, write_json
+    from adaptmtl.tasks.catalogue import load_catalogue
+    from adaptmtl.training.recipe import Encoding, Recipe
+    from adaptmtl.training.setup import make_setup
+    from adaptmtl.workspace import Workspace
+
+    torch.set_num_threads(options.threads)
+    base = Workspace()
+    workspace = Workspace(home=options.home or base.home, mirror=options.mirror or base.mirror)
+    settings = {name: getattr(options, name) for name in ("backbone", "rows", "eval_rows", "epochs", "max_length")}
+    result = read_json(options.out) or {}
+    if result.get("settings") != settings:
+        result = {"question": __doc__.splitlines()[0], "settings": settings, "margin": MARGIN, "runs": {}}
+    setup = make_setup(options.backbone, workspace=workspace, encoding=Encoding(options.max_length),
+                       catalogue=load_catalogue(options.task_file), eval_rows=options.eval_rows)  # fmt: skip
+    depth = setup.backbone.n_layers
+    for seed in range(options.seeds):
+        for task in options.tasks:
+            for k in range(depth):
+                if (name := f"{task}/{k}/{seed}") in result["runs"]:
+                    continue
+                own = dataclasses.replace(setup, recipe=Recipe(epochs=options.epochs, lower_layers=k))
+                result["runs"][name] = one_run(own, own.data(task, options.rows), seed)
+                result["curve"] = curve(result["runs"], depth)
+                result["provenance"] = record()
+                write_json(options.out, result)
+                print(name, {part: round(value, 3) for part, value in result["runs"][name].items()}, flush=True)
+    good = [one["k"] for one in result["curve"] if one["k"] == 0 or (one["low"] is not None and one["low"] > -MARGIN)]
+    result["largest k within the margin"] = max(good)
+    write_json(options.out, result)
+    print(result["curve"], max(good), flush=True)
+
+
+if __name__ == "__main__":
+    main()

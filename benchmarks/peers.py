@@ -1,0 +1,326 @@
+"""The peers of the speed benchmarks: peft + transformers.Trainer, and adapters (AdapterHub) + AdapterTrainer.
+
+Both get what our engine gets: the same tokenised rows, batch size, epochs, optimiser, schedule, and the same LoRA on
+the same layers; and the settings that make them fast: batches grouped by length and padded to their longest row, rows
+tokenised beforehand, no evaluation, logging or saving, the fused optimiser, bf16 where it is faster.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from adaptmtl.adapters.methods import LoraWeights
+from adaptmtl.tasks.encoded import EncodedRows
+from adaptmtl.tasks.spec import Kind
+from adaptmtl.training.batches import training_units
+from adaptmtl.training.data import PreparedSplit, TaskData
+from adaptmtl.training.recipe import Recipe
+from adaptmtl.training.score import score
+
+IGNORED = -100
+MODELS = {
+    Kind.SEQUENCE_CLASSIFICATION: "AutoModelForSequenceClassification",
+    Kind.MULTI_LABEL_CLASSIFICATION: "AutoModelForSequenceClassification",
+    Kind.REGRESSION: "AutoModelForSequenceClassification",
+    Kind.MULTIPLE_CHOICE: "AutoModelForMultipleChoice",
+    Kind.TOKEN_CLASSIFICATION: "AutoModelForTokenClassification",
+    Kind.QUESTION_ANSWERING: "AutoModelForQuestionAnswering",
+}
+PEFT_TASKS = {
+    Kind.SEQUENCE_CLASSIFICATION: "SEQ_CLS",
+    Kind.MULTI_LABEL_CLASSIFICATION: "SEQ_CLS",
+    Kind.REGRESSION: "SEQ_CLS",
+    Kind.MULTIPLE_CHOICE: "SEQ_CLS",
+    Kind.TOKEN_CLASSIFICATION: "TOKEN_CLS",
+    Kind.QUESTION_ANSWERING: "QUESTION_ANS",
+}
+HEADS = ("classifier", "qa_outputs")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way of training the LoRA with somebody else's tools.
+
+    Attributes:
+        library: "peft" or "adapters".
+        bf16: autocast to bf16.
+        dropout: keep the model's own dropout, as the libraries do unless told otherwise; off is faster, and is what
+            our engine does in a frozen encoder.
+    """
+
+    library: str
+    bf16: bool
+    dropout: bool
+
+    @property
+    def name(self) -> str:
+        """Says all three."""
+        return f"{self.library} {'bf16' if self.bf16 else 'fp32'}{'' if self.dropout else ', no dropout'}"
+
+
+def train(
+    peer: Peer, data: TaskData, recipe: Recipe, seed: int, *, most_steps: int = -1, start: LoraWeights | None = None
+) -> dict[str, Any]:
+    """Trains a LoRA with a peer and scores it on the validation rows.
+
+    Args:
+        peer: how.
+        data: tokenised rows.
+        recipe: of our engine; LoRA in the layers from ``lower_layers`` up.
+        seed: of everything.
+        most_steps: stop after so many steps; then nothing is scored.
+        start: LoRA weights to begin from (peft only).
+
+    Returns:
+        seconds and cpu_seconds (from loading the model to the last step), quality (the task's main metric), steps,
+        trained_parameters.
+    """
+    _quiet()
+    _fresh()
+    rows = features(data.train.encoded, training_units(data.train.encoded))
+    standard = _standard(data)
+    if standard is not None:
+        rows = [{**row, "labels": (row["labels"] - standard[0]) / standard[1]} for row in rows]
+    torch.manual_seed(seed)
+    started, before = time.perf_counter(), time.process_time()
+    model, trainer_class = build(peer, data, recipe)
+    load(model, start or {})
+    arguments = training_arguments(peer, recipe, seed, recipe.steps_for(len(rows)) if most_steps < 0 else most_steps)
+    trainer = _grouped(trainer_class)(model=model, args=arguments, train_dataset=rows,
+                                      data_collator=partial(collate, kind=data.spec.kind))  # fmt: skip
+    trainer.train()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    result = {
+        "seconds": seconds,
+        "cpu_seconds": time.process_time() - before,
+        "steps": int(trainer.state.global_step),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+    if most_steps < 0:
+        outputs = outputs_of(model, data, data.validation, peer.bf16)
+        outputs = outputs if standard is None else outputs * standard[1] + standard[0]
+        result["quality"] = score(data, data.validation, outputs).values[data.spec.main_metric]
+    return result
+
+
+def build(peer: Peer, data: TaskData, recipe: Recipe) -> tuple[torch.nn.Module, type]:
+    """Returns the model with its LoRA, and the Trainer class that goes with it."""
+    spec, backbone = data.spec, data.train.backbone
+    options: dict[str, Any] = {}
+    if spec.label_names:
+        options["num_labels"] = len(spec.label_names)
+    if spec.kind is Kind.REGRESSION:
+        options = {"num_labels": 1, "problem_type": "regression"}
+    if spec.kind is Kind.MULTI_LABEL_CLASSIFICATION:
+        options["problem_type"] = spec.kind.value
+    if not peer.dropout:
+        options |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model = getattr(transformers, MODELS[spec.kind]).from_pretrained(backbone.path, local_files_only=True, **options)
+    k, method = recipe.layers_below(backbone), recipe.method
+    if peer.library == "peft":
+        import peft
+
+        config = peft.LoraConfig(
+            r=method.rank, lora_alpha=method.alpha, lora_dropout=0.0, bias="none", task_type=PEFT_TASKS[spec.kind],
+            target_modules=[f"{model.base_model_prefix}.{name}" for name in method.modules(backbone, k)],
+            modules_to_save=[name for name in HEADS if hasattr(model, name)],
+        )  # fmt: skip
+        return peft.get_peft_model(model, config), transformers.Trainer
+    import adapters
+
+    adapters.init(model)
+    everywhere = method.targets == "all"
+    model.add_adapter("task", config=adapters.LoRAConfig(
+        r=method.rank, alpha=method.alpha, dropout=0.0, attn_matrices=["q", "v"], selfattn_lora=True,
+        intermediate_lora=everywhere, output_lora=everywhere, leave_out=list(range(k)),
+    ))  # fmt: skip
+    model.train_adapter("task")
+    return model, adapters.AdapterTrainer
+
+
+def load(model: torch.nn.Module, weights: LoraWeights) -> None:
+    """Copies LoRA weights into a peft model, with or without a task's head around its encoder."""
+    inner: Any = model
+    for name, (a, b) in weights.items():
+        prefix = inner.base_model.model.base_model_prefix
+        bare = not hasattr(inner.base_model.model, prefix)
+        module = inner.base_model.model.get_submodule(name if bare else f"{prefix}.{name}")
+        with torch.no_grad():
+            module.lora_A["default"].weight.copy_(a)
+            module.lora_B["default"].weight.copy_(b)
+
+
+@torch.inference_mode()
+def mean_features(data: TaskData, weights: LoraWeights, config: Any) -> np.ndarray:
+    """Returns the mean hidden state of every training feature through a peft adapter, (features, hidden)."""
+    import peft
+
+    _quiet()
+    backbone, encoded = data.train.backbone, data.train.encoded
+    model = peft.get_peft_model(transformers.AutoModel.from_pretrained(backbone.path, local_files_only=True), config)
+    load(model, weights)
+    model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    device = next(model.parameters()).device
+    out = np.zeros((encoded.n_features, backbone.hidden_size), dtype=np.float32)
+    order = np.argsort(encoded.lengths, kind="stable")
+    single = replace(encoded, unit_offsets=np.arange(encoded.n_features + 1), labels=None)
+    for start in range(0, len(order), 64):
+        chosen = order[start : start + 64]
+        batch = {name: value.to(device) for name, value in collate(features(single, chosen)).items()}
+        hidden, mask = model(**batch).last_hidden_state, batch["attention_mask"][:, :, None]
+        out[chosen] = ((hidden * mask).sum(1) / mask.sum(1)).float().cpu().numpy()
+    return out
+
+
+def training_arguments(peer: Peer, recipe: Recipe, seed: int, steps: int) -> transformers.TrainingArguments:
+    """Returns the fastest settings that keep the training what it is."""
+    import tempfile
+
+    cuda = torch.cuda.is_available()
+    return transformers.TrainingArguments(
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=recipe.batch_size, max_steps=steps,
+        learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay, warmup_ratio=recipe.warmup,
+        max_grad_norm=recipe.clip, lr_scheduler_type="linear", optim="adamw_torch_fused", group_by_length=True,
+        logging_strategy="no", save_strategy="no", eval_strategy="no", report_to=[], disable_tqdm=True,
+        log_level="error", dataloader_num_workers=0, dataloader_pin_memory=cuda, remove_unused_columns=False, seed=seed,
+        bf16=peer.bf16, tf32=True if cuda and not peer.bf16 else None, use_cpu=not cuda, logging_nan_inf_filter=False,
+    )  # fmt: skip
+
+
+def features(encoded: EncodedRows, units: np.ndarray) -> list[dict[str, Any]]:
+    """Returns units as the dictionaries that transformers trains on, lists of whole numbers ready to pad."""
+    ids = encoded.input_ids.astype(np.int64)
+    types = None if encoded.token_type_ids is None else encoded.token_type_ids.astype(np.int64)
+    found = []
+    for unit in units:
+        parts = range(int(encoded.unit_offsets[unit]), int(encoded.unit_offsets[unit + 1]))
+        slices = [slice(int(encoded.offsets[i]), int(encoded.offsets[i + 1])) for i in parts]
+        row: dict[str, Any] = {"input_ids": [ids[one] for one in slices]}
+        if types is not None:
+            row["token_type_ids"] = [types[one] for one in slices]
+        if encoded.labels is not None:
+            row["labels"] = _label(encoded, int(unit), slices[0])
+        found.append(row)
+    return found
+
+
+def collate(rows: list[dict[str, Any]], kind: Kind | None = None) -> dict[str, torch.Tensor]:
+    """Pads rows to the longest of the batch; choices become a dimension of their own."""
+    texts = [one for row in rows for one in row["input_ids"]]
+    longest = max(len(one) for one in texts)
+    if torch.cuda.is_available():
+        longest = -(-longest // 8) * 8  # what tensor cores like
+    batch: dict[str, torch.Tensor] = {}
+    mask = np.zeros((len(texts), longest), dtype=np.int64)
+    for name in ("input_ids", "token_type_ids"):
+        if name in rows[0]:
+            padded = np.zeros((len(texts), longest), dtype=np.int64)
+            for row, one in enumerate(one for each in rows for one in each[name]):
+                padded[row, : len(one)] = one
+                mask[row, : len(one)] = 1
+            batch[name] = torch.from_numpy(padded)
+    batch["attention_mask"] = torch.from_numpy(mask)
+    choices = len(texts) // len(rows)
+    if choices > 1:
+        batch = {name: value.view(len(rows), choices, longest) for name, value in batch.items()}
+    if kind is not None:
+        batch |= _collate_labels([row["labels"] for row in rows], kind, longest)
+    return batch
+
+
+@torch.inference_mode()
+def outputs_of(model: torch.nn.Module, data: TaskData, split: PreparedSplit, bf16: bool) -> np.ndarray:
+    """Runs a peer's model over a split; outputs are laid out as :func:`adaptmtl.tasks.decode.decode` wants them."""
+    model.eval()
+    device = next(model.parameters()).device
+    encoded, kind = split.encoded, data.spec.kind
+    found: dict[int, np.ndarray] = {}
+    order = np.argsort(encoded.lengths, kind="stable")
+    single = replace(encoded, unit_offsets=np.arange(encoded.n_features + 1), labels=None)
+    for start in range(0, len(order), 64):
+        chosen = order[start : start + 64]
+        batch = {name: value.to(device) for name, value in collate(features(single, chosen)).items()}
+        if kind is Kind.MULTIPLE_CHOICE:
+            batch = {name: value[:, None] for name, value in batch.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            result = model(**batch)
+        values = (
+            torch.stack([result.start_logits, result.end_logits], -1) if "start_logits" in result else result.logits
+        )
+        for feature, value in zip(chosen, values.float().cpu().numpy(), strict=True):
+            found[int(feature)] = value
+    ordered = [found[i] for i in range(encoded.n_features)]
+    if kind in (Kind.TOKEN_CLASSIFICATION, Kind.QUESTION_ANSWERING):
+        return np.concatenate([one[:n] for one, n in zip(ordered, encoded.lengths, strict=True)])
+    return np.stack(ordered)
+
+
+def _grouped(trainer_class: type) -> type:
+    """Returns the Trainer class with group_by_length working on rows of any kind."""
+
+    class Grouped(trainer_class):  # type: ignore[misc, valid-type]
+        def log(self, *_, **__):  # type: ignore[no-untyped-def]
+            pass
+
+        def _get_train_sampler(self, train_dataset=None):  # type: ignore[no-untyped-def]
+            from transformers.trainer_pt_utils import LengthGroupedSampler
+
+            rows = self.train_dataset if train_dataset is None else train_dataset
+            lengths = [max(len(one) for one in row["input_ids"]) for row in rows]
+            return LengthGroupedSampler(self.args.train_batch_size, lengths=lengths)
+
+    return Grouped
+
+
+def _label(encoded: EncodedRows, unit: int, part: slice) -> Any:
+    assert encoded.labels is not None
+    if encoded.kind is Kind.TOKEN_CLASSIFICATION:
+        return encoded.labels[part]
+    index = int(encoded.unit_offsets[unit]) if encoded.kind is Kind.QUESTION_ANSWERING else unit
+    return encoded.labels[index]
+
+
+def _collate_labels(labels: list[Any], kind: Kind, longest: int) -> dict[str, torch.Tensor]:
+    if kind is Kind.QUESTION_ANSWERING:
+        starts, ends = np.array(labels, dtype=np.int64).T.copy()
+        return {"start_positions": torch.from_numpy(starts), "end_positions": torch.from_numpy(ends)}
+    if kind is not Kind.TOKEN_CLASSIFICATION:
+        real = kind in (Kind.REGRESSION, Kind.MULTI_LABEL_CLASSIFICATION)
+        return {"labels": torch.from_numpy(np.array(labels, np.float32 if real else np.int64))}
+    padded = np.full((len(labels), longest), IGNORED, dtype=np.int64)
+    for row, one in enumerate(labels):
+        padded[row, : len(one)] = one
+    return {"labels": torch.from_numpy(padded)}
+
+
+def _standard(data: TaskData) -> tuple[float, float] | None:
+    labels = data.train.encoded.labels
+    if data.spec.kind is not Kind.REGRESSION or labels is None:
+        return None
+    return float(np.mean(labels)), max(float(np.std(labels)), 1e-6)
+
+
+def _fresh() -> None:
+    """Forgets the precision that an earlier Trainer of this process left in accelerate's state and environment."""
+    from accelerate.state import AcceleratorState
+
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def _quiet() -> None:
+    transformers.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore")
+    logging.getLogger("adapters").setLevel(logging.ERROR)

@@ -1,0 +1,214 @@
+"""What does a study of one target take with our engine, and what do the same steps take with peft and its Trainer?
+
+The steps: 20 sources are estimated on the target's rows (features through each adapter, then the estimators), the best
+one, two and three are merged, and each merge is tuned on the target and scored over 5 seeds. The sources' adapters are
+there beforehand, on both sides. peft runs each adapter over the target's rows, and trains each merge with transformers'
+Trainer; the estimators' own arithmetic is the same code on both sides and counted on both. With --peer-sources and
+--peer-trainings only so many of peft's steps are run, evenly spread, and the rest is extrapolated; the result says so.
+
+    python benchmarks/target_study.py [--suite archives] [--target boolq] [--seeds 5] [--mirror DIR] [--smoke]
+
+Killed and started again with the same options, it goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CANDIDATES = (1, 2, 3)
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    """Returns what the work returns, with its wall and processor seconds."""
+    import torch
+
+    started, before = time.perf_counter(), time.process_time()
+    value = work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return value, {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - before}
+
+
+def sample(count: int, most: int) -> list[int]:
+    """Returns at most so many of the numbers below ``count``, evenly spread; all for 0."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(most or count, count))})
+
+
+def estimate_ours(setup: Any, target: Any, entries: list[Any]) -> tuple[list[str], dict[str, float]]:
+    """Estimates all sources from an empty cache and returns their keys, the best first."""
+    from adaptmtl.transfer.estimate import estimate
+
+    fresh = dataclasses.replace(target, train=dataclasses.replace(target.train, _states={}))
+    fresh.train.__dict__["encoded"] = target.train.encoded
+    found, cost = timed(lambda: estimate(setup, fresh, entries, names=("probe",)))
+    ranked = sorted(found.sources, key=lambda one: -one.scores["probe"].value if "probe" in one.scores else np.inf)
+    parts: dict[str, float] = {}
+    for one in found.sources:
+        for name, seconds in one.estimator_seconds.items():
+            parts[name] = parts.get(name, 0.0) + seconds
+    return [one.entry.key for one in ranked], {**cost, **{f"part: {name}": value for name, value in parts.items()}}
+
+
+def starts(setup: Any, entries: list[Any]) -> list[Any]:
+    """Returns the merges of the best one, two and three, as weights to begin training from."""
+    from adaptmtl.fusion.contract import merges
+    from adaptmtl.fusion.delta import from_peft
+    from adaptmtl.fusion.methods import start_weights
+
+    bundles = [one.load(backbone_hash=setup.backbone.hash) for one in entries[: max(CANDIDATES)]]
+    deltas = [from_peft(one.adapter, one.lora_config) for one in bundles]
+    rank = setup.recipe.method.rank
+    return [
+        start_weights(setup, merges["linear"](deltas[:n], [1.0] * n, rank, 0).delta) for n in CANDIDATES[: len(deltas)]
+    ]
+
+
+def train_ours(setup: Any, target: Any, start: Any, seed: int) -> float:
+    """Tunes one merge and returns its score."""
+    from adaptmtl.training.adapter import train_adapter
+    from adaptmtl.training.score import score
+
+    trained = train_adapter(setup.workspace, setup.backbone, target, setup.recipe, seed, start=start)
+    outputs = trained.outputs(setup.workspace, target.validation)
+    return float(score(target, target.validation, outputs).values[target.spec.main_metric])
+
+
+def study(options: argparse.Namespace, setup: Any, result: dict[str, Any], save: Callable[[], None]) -> None:
+    """Runs what is missing of both sides."""
+    from peers import Peer, mean_features, train
+
+    from adaptmtl.adapters.methods import weights_from_peft
+    from adaptmtl.zoo.build import train_adapters
+
+    tasks = [name for name in setup.catalogue.suite(options.suite) if name != options.target][: options.sources]
+    entries = train_adapters(setup, tasks, rows=options.source_rows)
+    target = setup.data(options.target, options.rows)
+    _ = target.train.encoded, target.validation.encoded
+    result["sources"] = [one.task for one in entries]
+    with tempfile.TemporaryDirectory() as folder:  # empty caches of states and estimates
+        own = dataclasses.replace(setup, workspace=dataclasses.replace(setup.workspace, home=Path(folder)))
+        if "estimate" not in result["ours"]:
+            ranked, result["ours"]["estimate"] = estimate_ours(own, target, entries)
+            result["ranked"] = ranked
+            save()
+        by_key = {one.key: one for one in entries}
+        weights, merging = timed(lambda: starts(setup, [by_key[key] for key in result["ranked"]]))
+        result["merging"] = merging
+        for number in sample(len(entries), options.peer_sources):
+            if str(number) not in result["peer"]["features"]:
+                bundle = entries[number].load(backbone_hash=setup.backbone.hash)
+                config = setup.recipe.method.config(setup.backbone, setup.recipe.layers_below(setup.backbone))
+                adapter = weights_from_peft(bundle.adapter)
+                _, result["peer"]["features"][str(number)] = timed(
+                    lambda a=adapter, c=config: mean_features(target, a, c)
+                )
+                save()
+        trainings = [(i, seed) for seed in range(options.seeds) for i in range(len(weights))]
+        measured = set(sample(len(trainings), options.peer_trainings))
+        for number, (i, seed) in enumerate(trainings):
+            name = f"{i}/{seed}"
+            if name not in result["ours"]["trainings"]:
+                quality, cost = timed(partial(train_ours, own, target, weights[i], seed))
+                result["ours"]["trainings"][name] = {**cost, "quality": quality}
+                save()
+            if number in measured and name not in result["peer"]["trainings"]:
+                peer = Peer("peft", options.device == "cuda", True)
+                run, cost = timed(partial(train, peer, target, setup.recipe, seed, start=weights[i]))
+                result["peer"]["trainings"][name] = {**cost, "quality": run["quality"]}
+                save()
+            print(name, result["ours"]["trainings"][name], result["peer"]["trainings"].get(name), flush=True)
+    result["summary"] = summary(result, len(entries), len(trainings))
+    save()
+    print(result["summary"], flush=True)
+
+
+def summary(result: dict[str, Any], sources: int, trainings: int) -> dict[str, Any]:
+    """Adds up both sides; what was sampled of peft is scaled to the whole, and said."""
+    found: dict[str, Any] = {}
+    ours, peer = result["ours"], result["peer"]
+    features = next((seconds for name, seconds in ours["estimate"].items() if "features" in name), 0.0)
+    for unit in ("seconds", "cpu_seconds"):
+        mine = ours["estimate"][unit] + result["merging"][unit] + sum(one[unit] for one in ours["trainings"].values())
+        arithmetic = max(0.0, ours["estimate"]["seconds"] - features) if unit == "seconds" else 0.0
+        read = sum(one[unit] for one in peer["features"].values()) / len(peer["features"]) * sources
+        trained = sum(one[unit] for one in peer["trainings"].values()) / len(peer["trainings"]) * trainings
+        theirs = read + arithmetic + result["merging"][unit] + trained
+        found[unit] = {"ours": mine, "peft + Trainer": theirs, "ratio": theirs / mine}
+    found["peft steps measured"] = {"sources": f"{len(peer['features'])} of {sources}",
+                                    "trainings": f"{len(peer['trainings'])} of {trainings}"}  # fmt: skip
+    found["extrapolated"] = len(peer["features"]) < sources or len(peer["trainings"]) < trainings
+    both = [name for name in ours["trainings"] if name in peer["trainings"]]
+    found["quality"] = {side: float(np.mean([result[side]["trainings"][name]["quality"] for name in both]))
+                        for side in ("ours", "peer")}  # fmt: skip
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", default="archives")
+    parser.add_argument("--target", default="boolq")
+    parser.add_argument("--sources", type=int, default=20)
+    parser.add_argument("--source-rows", type=int, default=500)
+    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--eval-rows", type=int, default=500)
+    parser.add_argument("--epochs", type=float, default=3.0)
+    parser.add_argument("--max-length", type=int, default=96)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--peer-sources", type=int, default=0, help="run peft on so many sources; 0 for all")
+    parser.add_argument("--peer-trainings", type=int, default=0, help="run so many trainings of peft; 0 for all")
+    parser.add_argument("--backbone", default="minilm")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--mirror", type=Path, help="folder of data sets in the Hub's layout; else package archives")
+    parser.add_argument("--home", type=Path, help="where archives, the backbone and the sources' adapters are kept")
+    parser.add_argument("--task-file", type=Path, help="YAML file or folder with tasks and suites of your own")
+    parser.add_argument("--smoke", action="store_true", help="two sources, one seed, few rows: to see that it runs")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "target_study.json")
+    options = parser.parse_args()
+    if options.smoke:
+        options.sources, options.source_rows, options.rows, options.eval_rows, options.seeds = 2, 32, 48, 16, 1
+        options.max_length, options.epochs, options.peer_sources, options.peer_trainings = 32, 1.0, 1, 1
+    if options.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    import torch
+
+    from adaptmtl.provenance import record
+    from adaptmtl.storage import read_json, write_json
+    from adaptmtl.tasks.catalogue import load_catalogue
+    from adaptmtl.training.recipe import Encoding, Recipe
+    from adaptmtl.training.setup import make_setup
+    from adaptmtl.workspace import Workspace
+
+    torch.set_num_threads(options.threads)
+    base = Workspace()
+    workspace = Workspace(home=options.home or base.home, mirror=options.mirror or base.mirror)
+    setup = make_setup(
+        options.backbone, workspace=workspace, recipe=Recipe(epochs=options.epochs),
+        encoding=Encoding(options.max_length), catalogue=load_catalogue(options.task_file), eval_rows=options.eval_rows,
+    )  # fmt: skip
+    settings = {name: value for name, value in vars(options).items()
+                if name not in ("home", "mirror", "out", "task_file", "peer_sources", "peer_trainings")}  # fmt: skip
+    result = read_json(options.out) or {}
+    if result.get("settings") != settings:
+        result = {"question": __doc__.splitlines()[0], "settings": settings, "ours": {"trainings": {}},
+                  "peer": {"features": {}, "trainings": {}}}  # fmt: skip
+
+    def save() -> None:
+        result["provenance"] = record()
+        write_json(options.out, result)
+
+    study(options, setup, result, save)
+
+
+if __name__ == "__main__":
+    main()

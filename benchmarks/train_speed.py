@@ -1,0 +1,311 @@
+"""How much faster does our engine train a LoRA than peft and adapters with their Trainers, and is it as good?
+
+Two questions are put to every pair of runs. "Same work": the same LoRA on all layers. "Same task": our default, which
+puts no adapter on the lower layers; its time includes running the rows through those layers, into an empty cache. All
+start from the same tokenised rows and end with trained weights on every side, model loading included. The sides run in
+processes of their own, one after another. Each peer's fastest precision is found by a few steps beforehand. Peers run
+twice: with the model's own dropout, as they do by default, and without it, as a frozen encoder does in our engine.
+
+    python benchmarks/train_speed.py [--tasks A,B] [--rows N] [--pairs 5] [--device cuda] [--mirror DIR] [--smoke]
+    python benchmarks/train_speed.py --quality [--seeds 3]     validation scores of ours against the faster peer's
+
+Killed and started again with the same options, it goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import multiprocessing
+import os
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+SPEED_TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq")
+QUALITY_TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq", "pubmed_qa", "vader_amazon",
+                 "commonsense_qa", "social_i_qa", "disfl_qa")  # fmt: skip
+OURS = ("same work", "default")
+#: Steps of the runs that find each peer's fastest precision; the first of two is not looked at.
+TRIAL_STEPS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One training.
+
+    Attributes:
+        side: "ours", "peft" or "adapters": the process that it runs in.
+        variant: of ours, "same work" or "default"; of a peer, "fp32" or "bf16", and "no dropout" where it is off.
+        task, rows, eval_rows, epochs, max_length: what is trained.
+        seed: of everything.
+        steps: stop after so many, for trials; -1 for all.
+    """
+
+    side: str
+    variant: str
+    task: str
+    rows: int
+    eval_rows: int | None
+    epochs: float
+    max_length: int
+    seed: int
+    steps: int = -1
+
+
+class Sides:
+    """One process per side, so that nothing one of them sets up is there for another."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.options = options
+        self.pools: dict[str, ProcessPoolExecutor] = {}
+        self.bf16 = options.device == "cuda" or _multiplies_in_bf16()
+
+    def run(self, job: Job) -> dict[str, Any]:
+        """Runs a job in its side's process and waits for it."""
+        facts = (self.options.device, self.options.threads, self.options.mirror, self.options.home,
+                 self.options.backbone, self.options.task_file)  # fmt: skip
+        if self.options.in_process:
+            _prepare(*facts)
+            return _run(job)
+        if job.side not in self.pools:
+            context = multiprocessing.get_context("spawn")
+            self.pools[job.side] = ProcessPoolExecutor(1, context, _prepare, facts)
+        return self.pools[job.side].submit(_run, job).result()
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for pool in self.pools.values():
+            pool.shutdown()
+
+
+def _multiplies_in_bf16() -> bool:
+    """Whether the processor does; where it does not, a peer's step in bf16 takes twenty times as long."""
+    import torch
+
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _prepare(
+    device: str, threads: int, mirror: Path | None, home: Path | None, backbone: str, task_file: Path | None
+) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    sys.path.insert(0, str(Path(__file__).parent))
+    import torch
+
+    torch.set_num_threads(threads)
+    globals()["_PLACE"] = (mirror, home, backbone, task_file)
+
+
+def _run(job: Job) -> dict[str, Any]:
+    from adaptmtl.tasks.catalogue import load_catalogue
+    from adaptmtl.training.recipe import Encoding, Recipe
+    from adaptmtl.training.setup import make_setup
+    from adaptmtl.workspace import Workspace
+
+    mirror, home, backbone, task_file = globals()["_PLACE"]
+    base = Workspace()
+    workspace = Workspace(home=home or base.home, mirror=mirror or base.mirror)
+    own = job.steps if job.side == "ours" and job.steps > 0 else None
+    recipe = Recipe(epochs=job.epochs, steps=own, lower_layers=None if job.variant == "default" else 0)
+    setup = make_setup(backbone, workspace=workspace, recipe=recipe, encoding=Encoding(job.max_length),
+                       catalogue=load_catalogue(task_file), eval_rows=job.eval_rows)  # fmt: skip
+    data = setup.data(job.task, job.rows)
+    _ = data.train.encoded, data.validation.encoded
+    if job.side == "ours":
+        return _train_ours(setup, data, job)
+    from peers import Peer, train
+
+    peer = Peer(job.side, "bf16" in job.variant, "no dropout" not in job.variant)
+    return train(peer, data, recipe, job.seed, most_steps=job.steps)
+
+
+def _train_ours(setup: Any, data: Any, job: Job) -> dict[str, Any]:
+    import time
+
+    import torch
+
+    from adaptmtl.training.adapter import train_adapter
+    from adaptmtl.training.score import score
+
+    fresh = dataclasses.replace(
+        data,
+        train=dataclasses.replace(data.train, _states={}),
+        validation=dataclasses.replace(data.validation, _states={}),
+    )
+    _ = fresh.train.encoded, fresh.validation.encoded
+    with tempfile.TemporaryDirectory() as folder:  # an empty cache
+        workspace = dataclasses.replace(setup.workspace, home=Path(folder))
+        started, before = time.perf_counter(), time.process_time()
+        trained = train_adapter(workspace, setup.backbone, fresh, setup.recipe, job.seed)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - before
+        scored = score(fresh, fresh.validation, trained.outputs(workspace, fresh.validation))
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "steps": trained.log.steps,
+        "tokens": trained.log.tokens,
+        "trained_parameters": trained.trained_parameters,
+        "quality": scored.values[data.spec.main_metric],
+    }
+
+
+def fastest(sides: Sides, library: str, task: str, base: dict[str, Any], dropout: bool, out: dict[str, Any]) -> str:
+    """Returns a library's variant that takes the least time for a few steps; what was seen is kept in ``out``."""
+    ending = "" if dropout else ", no dropout"
+    seen = out.setdefault(f"{library}{ending}", {})
+    for precision in ("fp32", "bf16") if sides.bf16 else ("fp32",):
+        if precision not in seen:
+            job = Job(library, precision + ending, task, **base, seed=0, steps=TRIAL_STEPS)
+            sides.run(job)
+            seen[precision] = sides.run(job)["seconds"]
+    return min(seen, key=seen.get) + ending
+
+
+def measure_speed(options: argparse.Namespace, sides: Sides, result: dict[str, Any], save: Any) -> None:
+    """Runs the missing pairs, task by task, and writes the result after each."""
+    for task in options.tasks:
+        base = {"rows": options.rows, "eval_rows": options.eval_rows, "epochs": options.epochs,
+                "max_length": options.max_length}  # fmt: skip
+        found = result["tasks"].setdefault(task, {"trials": {}, "pairs": []})
+        for variant in OURS:  # first uses of libraries and shapes, as the trials do for the peers
+            sides.run(Job("ours", variant, task, **base, seed=0, steps=TRIAL_STEPS))
+        variants = [("ours", variant) for variant in OURS]
+        for dropout in (True, False):
+            for library in options.peers:
+                variants.append((library, fastest(sides, library, task, base, dropout, found["trials"])))
+        for pair in range(len(found["pairs"]), options.pairs):
+            order = variants if pair % 2 == 0 else variants[::-1]
+            runs = {f"{side} {variant}": sides.run(Job(side, variant, task, **base, seed=pair))
+                    for side, variant in order}  # fmt: skip
+            found["pairs"].append(runs)
+            found["summary"] = summary(found["pairs"])
+            save()
+            print(task, pair, {name: round(one["seconds"], 2) for name, one in runs.items()}, flush=True)
+
+
+def summary(pairs: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Returns medians over pairs: seconds, quality, and ratios of the faster peer's time to ours.
+
+    Processor seconds stand beside wall seconds: on a shared machine they are the steadier of the two.
+    """
+    names = list(pairs[0])
+    table: dict[str, Any] = {
+        name: {
+            "seconds": median(one[name]["seconds"] for one in pairs),
+            "cpu_seconds": median(one[name]["cpu_seconds"] for one in pairs),
+            "quality": sum(one[name]["quality"] for one in pairs) / len(pairs),
+        }
+        for name in names
+    }
+    for title, without in (("as they come", False), ("dropout off", True)):
+        peers = [name for name in names if not name.startswith("ours") and ("no dropout" in name) is without]
+        for variant in OURS:
+            for unit in ("seconds", "cpu_seconds"):
+                ratios = sorted(min(one[name][unit] for name in peers) / one[f"ours {variant}"][unit] for one in pairs)
+                table[f"{unit} of the faster peer, {title}, over ours, {variant}"] = {
+                    "median": median(ratios), "lowest": ratios[0], "highest": ratios[-1]
+                }  # fmt: skip
+    return table
+
+
+def measure_quality(options: argparse.Namespace, sides: Sides, result: dict[str, Any], save: Any) -> None:
+    """Scores ours at default and the faster peer on every task and seed, and their mean difference."""
+    found = result.setdefault("quality", {"runs": {}})
+    for task in options.quality_tasks:
+        base = {"rows": options.rows, "eval_rows": options.eval_rows, "epochs": options.epochs,
+                "max_length": options.max_length}  # fmt: skip
+        trials = result["tasks"].setdefault(task, {"trials": {}, "pairs": []})["trials"]
+        variants = {library: fastest(sides, library, task, base, True, trials) for library in options.peers}
+        peer = min(variants, key=lambda library: trials[library][variants[library]])
+        for seed in range(options.seeds):
+            if f"{task}/{seed}" in found["runs"]:
+                continue
+            ours = sides.run(Job("ours", "default", task, **base, seed=seed))
+            theirs = sides.run(Job(peer, variants[peer], task, **base, seed=seed))
+            found["runs"][f"{task}/{seed}"] = {
+                "ours": ours["quality"], "peer": theirs["quality"], "which peer": f"{peer} {variants[peer]}",
+                "seconds": [ours["seconds"], theirs["seconds"]],
+            }  # fmt: skip
+            save()
+            print(task, seed, found["runs"][f"{task}/{seed}"], flush=True)
+    tasks = sorted({name.split("/")[0] for name in found["runs"]})
+    means = [
+        sum(one["ours"] - one["peer"] for name, one in found["runs"].items() if name.startswith(f"{task}/"))
+        / sum(name.startswith(f"{task}/") for name in found["runs"])
+        for task in tasks
+    ]
+    found["per task"] = dict(zip(tasks, means, strict=True))
+    if len(means) > 1:
+        mean, low, high = _mean_interval(means)
+        found["mean difference"] = {"ours - peer": mean, "low": low, "high": high, "tasks": len(means)}
+    save()
+
+
+def _mean_interval(values: list[float]) -> tuple[float, float, float]:
+    """Returns the mean with Student's 95% interval."""
+    import numpy as np
+    from scipy.stats import t
+
+    half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return float(np.mean(values)), float(np.mean(values) - half), float(np.mean(values) + half)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=lambda text: text.split(","), default=list(SPEED_TASKS))
+    parser.add_argument("--quality-tasks", type=lambda text: text.split(","), default=list(QUALITY_TASKS))
+    parser.add_argument("--peers", type=lambda text: text.split(","), default=["peft", "adapters"])
+    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--eval-rows", type=int, default=1000)
+    parser.add_argument("--epochs", type=float, default=3.0)
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--quality", action="store_true", help="compare validation scores, not times")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--mirror", type=Path, help="folder of data sets in the Hub's layout; else package archives")
+    parser.add_argument("--home", type=Path, help="where archives and the backbone are kept")
+    parser.add_argument("--backbone", default="minilm")
+    parser.add_argument("--task-file", type=Path, help="YAML file or folder with tasks of your own")
+    parser.add_argument("--in-process", action="store_true", help="all sides in one process: for tests, not for times")
+    parser.add_argument("--smoke", action="store_true", help="one task, two steps, one pair: to see that it runs")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "train_speed.json")
+    options = parser.parse_args()
+    if options.smoke:
+        options.tasks, options.quality_tasks = options.tasks[:1], options.quality_tasks[:1]
+        options.rows, options.eval_rows, options.pairs, options.seeds, options.max_length = 32, 16, 1, 1, 32
+        options.epochs = 1.0
+        globals()["TRIAL_STEPS"] = 1
+    from adaptmtl.provenance import record
+    from adaptmtl.storage import read_json, write_json
+
+    settings = {
+        name: getattr(options, name)
+        for name in ("backbone", "rows", "eval_rows", "epochs", "max_length", "device", "threads")
+    }
+    result = read_json(options.out) or {}
+    if result.get("settings") != settings:
+        result = {"question": __doc__.splitlines()[0], "settings": settings, "tasks": {}}
+
+    def save() -> None:
+        result["provenance"] = record()
+        write_json(options.out, result)
+
+    sides = Sides(options)
+    try:
+        (measure_quality if options.quality else measure_speed)(options, sides, result, save)
+    finally:
+        sides.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The benchmarks of the engine run, on a tiny backbone, and their results say what they must."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from toy_tasks import write_task
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tasks")
+    for name in ("opinion", "mood", "colour"):
+        write_task(folder, name)
+    (folder / "toys.yaml").write_text("name: toys\ndescription: toy tasks\ntasks: [opinion, mood, colour]\n")
+    return folder
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch, tiny_backbone: str, tmp_path: Path):
+    """Runs a benchmark's main function and returns its module and what it wrote."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # they set it; afterwards it is as it was
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.syspath_prepend(str(FOLDER))
+    threads = torch.get_num_threads()
+
+    def run(name: str, *arguments: str) -> tuple[ModuleType, dict]:
+        out = tmp_path / f"{name}.json"
+        given = ["--smoke", "--backbone", tiny_backbone, "--threads", "1", "--home", str(tmp_path / "home")]
+        monkeypatch.setattr(sys, "argv", [str(FOLDER / f"{name}.py"), *given, "--out", str(out), *arguments])
+        module = importlib.import_module(name)
+        module.main()
+        return module, json.loads(out.read_text())
+
+    yield run
+    torch.set_num_threads(threads)
+
+
+def test_train_speed(benchmark, tasks: Path):
+    pytest.importorskip("adapters")
+    given = ("--in-process", "--task-file", str(tasks), "--tasks", "opinion", "--quality-tasks", "opinion,colour")
+    _, result = benchmark("train_speed", *given)
+    (pair,) = result["tasks"]["opinion"]["pairs"]
+    assert len(pair) == 6 and {one["steps"] for one in pair.values()} == {1}
+    parameters = {name: one["trained_parameters"] for name, one in pair.items()}
+    lora = 4 * 8 * (2 * (32 + 32) + 2 * (32 + 64))  # layers x rank x (query, value, both feed-forward matrices)
+    assert parameters["ours same work"] == lora + 2 * 32 + 2
+    assert parameters["ours default"] == lora // 2 + 2 * 32 + 2
+    assert all(lora <= count - 2 * 32 - 2 < 1.2 * lora for name, count in parameters.items() if "ours" not in name)
+    ratio = result["tasks"]["opinion"]["summary"]["seconds of the faster peer, as they come, over ours, same work"]
+    peers = [one["seconds"] for name, one in pair.items() if "ours" not in name and "no dropout" not in name]
+    assert ratio["median"] == pytest.approx(min(peers) / pair["ours same work"]["seconds"])
+    module, again = benchmark("train_speed", *given, "--quality")
+    assert again["tasks"]["opinion"]["pairs"] == [pair]  # it went on, and did not begin anew
+    assert 0 <= again["quality"]["runs"]["opinion/0"]["peer"] <= 1
+    assert module._mean_interval([0.0, 1.0, 2.0]) == pytest.approx((1.0, 1.0 - 2.484, 1.0 + 2.484), abs=1e-3)
+
+
+def test_engine_limit(benchmark):
+    module, result = benchmark("engine_limit")
+    assert all(0 < one["share_of_peak"] < 1.5 and one["seconds"] > 0 for one in result["steps"])
+    assert result["memory"]["rows"] == 200 and 0.1 < result["memory"]["peak_rss_gib"] < 2
+    config = {"hidden_size": 4, "intermediate_size": 8}
+    frozen, low_rank = 4 * 16 + 2 * 32, module.RANK * (2 * 8 + 2 * 12)  # weights; query, value, feed-forward
+    one_layer = 2 * 2 * frozen + 2 * 2 * low_rank  # a product is two operations: out and back, A and B
+    assert module.step_flops(config, 5, 0, 2, True) == 5 * 2 * one_layer
+    assert module.step_flops(config, 1, 3, 1, False) == one_layer - 2 * 3 * 16 + 3 * (2 * 2 * 3 * 4)
+
+
+def test_lower_layers(benchmark, tasks: Path):
+    module, result = benchmark("lower_layers", "--task-file", str(tasks), "--tasks", "opinion,colour")
+    assert [one["k"] for one in result["curve"]] == [0, 1, 2, 3]
+    assert result["curve"][0]["difference"] == 0 and result["curve"][0]["time_over_k0"] == 1
+    runs = {f"{task}/{k}/0": {"quality": 0.8 - loss * k, "seconds": 2.0 - k, "cpu_seconds": 1.0, "states_seconds": k}
+            for task, loss in (("one", 0.1), ("two", 0.3)) for k in (0, 1)}  # fmt: skip
+    second = module.curve(runs, 2)[1]
+    assert second["difference"] == pytest.approx(-0.2) and second["time_over_k0"] == 0.5
+    assert second["low"] < -0.2 < second["high"]
+
+
+def test_target_study(benchmark, tasks: Path):
+    module, result = benchmark("target_study", "--task-file", str(tasks), "--suite", "toys", "--target", "opinion")
+    assert result["sources"] == ["mood", "colour"] and len(result["ours"]["trainings"]) == 2
+    assert result["summary"]["extrapolated"] is True
+    assert result["summary"]["peft steps measured"] == {"sources": "1 of 2", "trainings": "1 of 2"}
+    assert module.sample(20, 4) == [0, 6, 13, 19] and module.sample(3, 0) == [0, 1, 2]
+    estimated = {"seconds": 2.0, "cpu_seconds": 2.0, "part: features": 1.0}
+    made = {
+        "ours": {"estimate": estimated, "trainings": {"0/0": _cost(1.0)}},
+        "peer": {"features": {"0": _cost(3.0)}, "trainings": {"0/0": _cost(5.0)}}, "merging": _cost(0.0),
+    }  # fmt: skip
+    found = module.summary(made, sources=2, trainings=2)["seconds"]
+    assert found == {"ours": 3.0, "peft + Trainer": 2 * 3.0 + 1.0 + 2 * 5.0, "ratio": pytest.approx(17 / 3)}
+
+
+def _cost(seconds: float) -> dict[str, float]:
+    return {"seconds": seconds, "cpu_seconds": seconds, "quality": 0.5}

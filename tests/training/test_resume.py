@@ -1,0 +1,127 @@
+"""A training killed at any step goes on from its last checkpoint and ends with the bytes of an uninterrupted one."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from toys import QUICK, toy_data
+
+from adaptmtl.backbone.load import Backbone, resolve
+from adaptmtl.tasks.spec import Kind
+from adaptmtl.training.adapter import fine_tune, train_adapter
+from adaptmtl.training.multitask import Mixing, train_shared
+from adaptmtl.workspace import Silent, Workspace
+
+STEPS = 24
+RECIPE = replace(QUICK, steps=STEPS)
+
+
+class Notes(Silent):
+    """Keeps what is said, and ends the process or the training after some steps."""
+
+    def __init__(self, stop_after: int | None = None, kill_after: int | None = None):
+        self.said: list[str] = []
+        self.stop_after, self.kill_after = stop_after, kill_after
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+    def track(self, items, description, total=None):
+        for done, item in enumerate(items):
+            training = not description.startswith("states")
+            if training and done == self.kill_after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if training and done == self.stop_after:
+                raise KeyboardInterrupt
+            yield item
+
+
+def train(how: str, backbone: Backbone, workspace: Workspace) -> tuple[dict[str, bytes], list[float]]:
+    """Returns every trained byte, and the losses."""
+    data = toy_data(Kind.SEQUENCE_CLASSIFICATION, backbone)
+    if how in ("joint", "multitask"):
+        tasks = {"one": data, "two": toy_data(Kind.REGRESSION, backbone)}
+        shared = train_shared(workspace, backbone, tasks, RECIPE, 0, full=how == "multitask", mixing=Mixing(checks=4))
+        tensors = shared.encoder or {f"{n}.{i}": t for n, pair in shared.lora.items() for i, t in enumerate(pair)}
+        return {name: _bytes(tensor) for name, tensor in tensors.items()}, [*shared.log.losses, *shared.held_out_losses]
+    trained = (train_adapter if how == "adapter" else fine_tune)(workspace, backbone, data, RECIPE, 0)
+    parameters = {name: _bytes(p) for name, p in trained.model.named_parameters() if "embeddings" not in name}
+    assert (trained.log.steps, len(trained.log.losses)) == (STEPS, STEPS)
+    return parameters, [*trained.log.losses, trained.log.rows, trained.log.tokens]
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().numpy().tobytes()
+
+
+def unfinished(workspace: Workspace) -> list[Path]:
+    return list(workspace.folder("unfinished").glob("*"))
+
+
+@pytest.mark.parametrize("how", ["adapter", "full", "joint", "multitask"])
+def test_interrupted_training_ends_with_the_same_bytes(how: str, backbone: Backbone, workspace: Workspace, monkeypatch):
+    expected = train(how, backbone, replace(workspace, home=workspace.home / "whole"))
+    monkeypatch.setenv("ADAPTMTL_CHECKPOINT_SECONDS", "0")  # after every step
+    for stop_after in (13, 4):  # the second counts from where the first ended
+        with pytest.raises(KeyboardInterrupt):
+            train(how, backbone, replace(workspace, reporter=Notes(stop_after=stop_after)))
+        assert len(unfinished(workspace)) == 1
+    notes = Notes()
+    assert train(how, backbone, replace(workspace, reporter=notes)) == expected
+    assert any(f"going on after step 17 of {STEPS}" in line for line in notes.said)
+    assert unfinished(workspace) == []
+
+
+def test_another_seed_recipe_or_start_does_not_go_on(backbone: Backbone, workspace: Workspace, monkeypatch):
+    monkeypatch.setenv("ADAPTMTL_CHECKPOINT_SECONDS", "0")
+    data = toy_data(Kind.SEQUENCE_CLASSIFICATION, backbone)
+    with pytest.raises(KeyboardInterrupt):
+        train_adapter(replace(workspace, reporter=Notes(stop_after=5)), backbone, data, RECIPE, 0)
+    weights = train_adapter(workspace, backbone, data, replace(RECIPE, steps=1), 0).weights or {}
+    start = {name: (a.detach() + 1, b.detach()) for name, (a, b) in weights.items()}
+    for seed, recipe, given in [(1, RECIPE, None), (0, replace(RECIPE, learning_rate=1e-3), None), (0, RECIPE, start)]:
+        notes = Notes()
+        train_adapter(replace(workspace, reporter=notes), backbone, data, recipe, seed, start=given)
+        assert not any("going on" in line for line in notes.said)
+    notes = Notes()
+    train_adapter(replace(workspace, reporter=notes), backbone, data, RECIPE, 0)
+    assert any("going on after step 5" in line for line in notes.said)
+
+
+def test_a_damaged_checkpoint_is_left_aside(backbone: Backbone, workspace: Workspace, monkeypatch):
+    expected = train("adapter", backbone, replace(workspace, home=workspace.home / "whole"))
+    monkeypatch.setenv("ADAPTMTL_CHECKPOINT_SECONDS", "0")
+    with pytest.raises(KeyboardInterrupt):
+        train("adapter", backbone, replace(workspace, reporter=Notes(stop_after=9)))
+    (path,) = unfinished(workspace)
+    os.truncate(path, path.stat().st_size // 2)
+    assert train("adapter", backbone, workspace) == expected
+
+
+def test_killed_at_random_steps(backbone: Backbone, workspace: Workspace, tmp_path: Path):
+    """The process is killed for good, twice, between two steps that nobody chose."""
+    expected = train("adapter", backbone, replace(workspace, home=workspace.home / "whole"))
+    draw = random.Random(int(time.time()))
+    for _ in range(2):
+        step = draw.randrange(1, STEPS // 2)
+        environment = {**os.environ, "ADAPTMTL_CHECKPOINT_SECONDS": "0", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, __file__, str(backbone.path), str(workspace.home), str(step)]
+        assert subprocess.run(command, env=environment, timeout=120).returncode == -signal.SIGKILL
+    assert len(unfinished(workspace)) == 1
+    assert train("adapter", backbone, workspace) == expected
+
+
+if __name__ == "__main__":
+    folder, home, step = sys.argv[1:]
+    torch.set_num_threads(1)
+    place = Workspace(home=Path(home), mirror=None, offline=True, reporter=Notes(kill_after=int(step)))
+    train("adapter", resolve(folder, place), place)
