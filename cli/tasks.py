@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adaptmtl.cli import render
+from adaptmtl.cli.data import OwnDataUnkept
+from adaptmtl.cli.description import render_description
 from adaptmtl.cli.layout import CONTEXT, Command, Group
-from adaptmtl.cli.options import Data, with_options
+from adaptmtl.cli.options import Data, General, with_options
 from adaptmtl.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -19,17 +22,30 @@ app = typer.Typer(
     context_settings=CONTEXT,
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Tasks and suites.",
+    help="Tasks and suites; your own tasks.",
     epilog="adaptmtl tasks list --suite embedded",
 )
 
 
-@app.command("list", cls=Command, epilog="adaptmtl tasks list --suite embedded\nadaptmtl tasks list --kind regression")
+@app.command(
+    "list",
+    cls=Command,
+    epilog="adaptmtl tasks list --suite embedded\nadaptmtl tasks list --kind regression --language en --verified",
+)
 @with_options
 def list_tasks(
     general: Data,
     suite: Annotated[str | None, typer.Option("--suite", help="Only tasks of this suite.", metavar="NAME")] = None,
     kind: Annotated[str | None, typer.Option("--kind", help="Only tasks of this kind.", metavar="NAME")] = None,
+    language: Annotated[
+        str | None, typer.Option("--language", help="Only tasks in this language, such as en.", metavar="CODE")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", help="Only tasks whose licence holds this text.", metavar="TEXT")
+    ] = None,
+    verified: Annotated[
+        bool, typer.Option("--verified", help="Only tasks whose rows were loaded and counted.")
+    ] = False,
 ) -> None:
     """List the tasks that are known, with kind, metric and language."""
     from adaptmtl.tasks.spec import Kind
@@ -37,19 +53,36 @@ def list_tasks(
     catalogue = general.catalogue()
     if kind is not None and kind not in list(Kind):
         raise UnknownNameError("kind", kind, list(Kind), f"known: {', '.join(Kind)}")
+    languages = {task.language for task in catalogue.tasks.values()}
+    if language is not None and language not in languages:
+        raise UnknownNameError("language", language, languages, f"known: {', '.join(sorted(languages))}")
     chosen = catalogue.suite(suite) if suite is not None else tuple(catalogue.tasks)
-    tasks = [catalogue.task(name) for name in chosen]
-    tasks = [task for task in tasks if kind is None or task.kind == kind]
+    tasks = [
+        task
+        for task in map(catalogue.task, chosen)
+        if (kind is None or task.kind == kind)
+        and (language is None or task.language == language)
+        and (licence is None or licence.lower() in task.licence.lower())
+        and (not verified or task.verified is not None)
+    ]
     if general.json:
         suites = {name: one.tasks for name, one in catalogue.suites.items()}
         render.print_json({"tasks": [_summary(task) for task in tasks], "suites": suites})
         return
     console = render.console()
-    table = render.table("task", "kind", "metric", "lang", "description", elastic="description")
+    table = render.table(
+        "task", "kind", "metric", "lang", "rows", "description", right=("rows",), elastic="description"
+    )
     for task in tasks:
-        table.add_row(task.name, str(task.kind), task.main_metric, task.language, task.description)
+        rows = render.count(task.verified.train) if task.verified else render.NONE
+        table.add_row(task.name, str(task.kind), task.main_metric, task.language, rows, task.description)
     console.print(table)
-    console.print(f"\n{len(tasks)} tasks. Suites: {', '.join(catalogue.suites)}", soft_wrap=True)
+    count = sum(task.verified is not None for task in tasks)
+    console.print(
+        f"\n{len(tasks)} tasks, {count} with training rows that were loaded and counted. "
+        f"Suites: {', '.join(catalogue.suites)}",
+        soft_wrap=True,
+    )
 
 
 @app.command("show", cls=Command, epilog="adaptmtl tasks show boolq")
@@ -75,11 +108,73 @@ def show_task(general: Data, name: Annotated[str, typer.Argument(help="Name of a
                 "language": task.language,
                 "licence": task.licence,
                 "rows": "\n".join(_origin(rows) for rows in task.rows),
+                "verified": _verified(task),
+                "group": task.group,
                 "overlaps": ", ".join(task.overlaps),
                 "suites": ", ".join(suites),
             }
         )
     )
+
+
+@app.command("add", cls=Command, epilog="adaptmtl tasks add my.yaml")
+@with_options
+def add_task(
+    general: General,
+    source: Annotated[Path, typer.Argument(help="Task file, or a folder of them.", metavar="PATH")],
+    replace: Annotated[bool, typer.Option("--replace", help="Overwrite tasks that were added before.")] = False,
+) -> None:
+    """Check a task file and keep it, so that later commands know the task by its name."""
+    from adaptmtl.tasks.own import add_tasks
+
+    added = add_tasks(general.workspace(), source, replace=replace)
+    if general.json:
+        render.print_json({"added": [task.name for task in added]})
+        return
+    for task in added:
+        print(f"added {task.name} ({task.kind}); see its rows with: adaptmtl tasks check {task.name}")
+
+
+@app.command("remove", cls=Command, epilog="adaptmtl tasks remove mine")
+@with_options
+def remove(general: General, name: Annotated[str, typer.Argument(help="Task that was added.", metavar="NAME")]) -> None:
+    """Forget a task that was added; its rows and adapters stay."""
+    from adaptmtl.tasks.own import remove_task
+
+    remove_task(general.workspace(), name)
+    if general.json:
+        render.print_json({"removed": name})
+    else:
+        print(f"removed {name}")
+
+
+@app.command("check", cls=Command, epilog="adaptmtl tasks check boolq\nadaptmtl tasks check --data my.csv")
+@with_options
+def check_task(
+    general: OwnDataUnkept,
+    name: Annotated[str | None, typer.Argument(help="Name of a task; none with --data.", metavar="NAME")] = None,
+    backbone: Annotated[
+        str, typer.Option("--backbone", help="Whose tokens are counted: minilm, a folder or Hub id.", metavar="NAME")
+    ] = "minilm",
+    max_length: Annotated[int, typer.Option("--max-length", help="Longest input in tokens.", min=8, metavar="N")] = 128,
+    row_source: Annotated[
+        str,
+        typer.Option("--row-source", help="Where rows come from: auto, hub, mirror, archive, file.", metavar="NAME"),
+    ] = "auto",
+) -> None:
+    """Load a task's rows and show counts, balance, lengths, duplicates, shared texts and an example."""
+    wanted = general.target(name)
+    spec, workspace = general.catalogue().task(wanted), general.workspace()
+    from adaptmtl.backbone.load import resolve
+    from adaptmtl.tasks.describe import describe
+    from adaptmtl.tasks.load import load_rows
+
+    loaded = load_rows(spec, workspace, row_source)
+    found = describe(loaded, resolve(backbone, workspace).tokenizer, max_length)
+    if general.json:
+        render.print_json(found)
+    else:
+        render_description(found)
 
 
 def _summary(task: TaskSpec) -> dict[str, object]:
@@ -90,7 +185,15 @@ def _summary(task: TaskSpec) -> dict[str, object]:
         "language": task.language,
         "licence": task.licence,
         "description": task.description,
+        "verified": task.verified.model_dump() if task.verified else None,
     }
+
+
+def _verified(task: TaskSpec) -> str:
+    facts = task.verified
+    if facts is None:
+        return "no: declared only, its rows were not loaded by us"
+    return f"{facts.date}, {facts.source}: {facts.train:,} training and {facts.validation:,} validation rows"
 
 
 def _origin(rows: RowSource) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from adaptmtl.tasks.columns import parse_expression
 from adaptmtl.tasks.spec import COLUMNS, ArchiveRows, FileRows, TaskSpec
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+#: Entry points of packages that bring tasks: each names a folder of YAML files, or a function that returns one.
+PLUGINS = "adaptmtl.tasks"
 
 
 class CatalogueError(AdaptMTLError):
@@ -61,25 +66,55 @@ class Catalogue:
         return self.suites[name].tasks
 
 
-def load_catalogue(extra: Path | None = None) -> Catalogue:
+def load_catalogue(extra: Path | None = None, kept: Path | None = None) -> Catalogue:
     """Loads the tasks and suites that come with the package, and a person's own.
 
     Args:
         extra: a YAML file (a task, or a suite: one with a ``tasks`` key), or a folder of them. Paths of rows in it are
-            relative to the file's folder.
+            relative to the file's folder. It may hold a task of ``kept`` again, which it then replaces.
+        kept: folder of tasks that were added before (:mod:`adaptmtl.tasks.own`); it need not exist.
 
     Raises:
         CatalogueError: every error of every file, with file, field and value seen.
     """
-    if extra is None:
-        return _shipped()
-    base, extra = _shipped(), Path(extra).expanduser()
+    base = _installed()
+    if kept is not None and (files := sorted(kept.glob("*.yaml"))):
+        try:
+            base = _build(files, base)
+        except CatalogueError as error:
+            raise CatalogueError(f"tasks added before, in {kept} (adaptmtl tasks remove NAME): {error}") from error
+    return base if extra is None else extended(base, Path(extra).expanduser())
+
+
+def extended(base: Catalogue, extra: Path) -> Catalogue:
+    """Returns the base with the tasks and suites of a file or folder; they may replace tasks that do not ship.
+
+    Raises:
+        CatalogueError: every error of every file.
+    """
     if not extra.exists():
         raise CatalogueError(f"no task file or folder {extra}; check the path")
     files = [extra] if extra.is_file() else sorted([*extra.rglob("*.yaml"), *extra.rglob("*.yml")])
     if not files:
         raise CatalogueError(f"{extra} holds no .yaml file; a task is one YAML file")
-    return _build(files, base)
+    return _build(files, base, replaced=set(base.tasks) - set(_installed().tasks))
+
+
+@lru_cache(maxsize=1)
+def _installed() -> Catalogue:
+    """The tasks that ship, and those of other packages: folders of YAML behind entry points of :data:`PLUGINS`."""
+    base = _shipped()
+    for point in entry_points(group=PLUGINS):
+        try:
+            named = point.load()
+            folder = Path(str(named() if callable(named) else named))
+        except Exception as error:  # another package's code may raise anything
+            raise CatalogueError(
+                f"tasks of the package behind entry point {point.name!r} ({point.value}) cannot be had: "
+                f"{type(error).__name__}: {error}; update or uninstall that package"
+            ) from error
+        base = _build(sorted(folder.rglob("*.yaml")), base)
+    return base
 
 
 @lru_cache(maxsize=1)
@@ -88,9 +123,10 @@ def _shipped() -> Catalogue:
     return _build(sorted([*root.glob("tasks/*.yaml"), *root.glob("suites/*.yaml")]), Catalogue({}, {}))
 
 
-def _build(files: Iterable[Path], base: Catalogue) -> Catalogue:
+def _build(files: Iterable[Path], base: Catalogue, replaced: Iterable[str] = ()) -> Catalogue:
     errors: list[str] = []
     tasks, suites = dict(base.tasks), dict(base.suites)
+    again = set(replaced)
     for file in files:
         content = _read(file, errors)
         if content is None:
@@ -101,6 +137,9 @@ def _build(files: Iterable[Path], base: Catalogue) -> Catalogue:
                 suites[suite.name] = suite
         else:
             task = _validated(TaskSpec, content, file, errors)
+            if task is not None and task.name in again:
+                again.remove(task.name)
+                del tasks[task.name]
             if task is not None and _is_new(task.name, tasks, "task", file, errors):
                 errors += [f"{file.name}: {problem}" for problem in _column_errors(task)]
                 tasks[task.name] = _rooted(task, file.parent)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 import numbers
 import re
@@ -17,6 +19,8 @@ from adaptmtl.tasks.spec import COLUMNS, Kind, TaskSpec
 
 #: Share of question-answering rows that may be dropped because their answer does not stand where it is said to.
 MAX_MISPLACED = 0.05
+#: Column that holds the labels, where it is not "label".
+LABEL_COLUMN = {Kind.TOKEN_CLASSIFICATION: "tags", Kind.MULTI_LABEL_CLASSIFICATION: "labels"}
 _UNLABELLED = "the row is unlabelled (a hidden test set?): name a labelled split, or leave such rows out"
 
 
@@ -28,18 +32,21 @@ class Where:
         task: the task's name.
         split: "train" or "validation".
         columns: normalised column -> expression.
+        file: that the rows were read from, where they come from a file.
     """
 
     task: str
     split: str
     columns: Mapping[str, Expression]
+    file: str | None = None
 
     def error(self, number: int | None, column: str, problem: str, remedy: str) -> DataError:
         """Returns an error that names task, split, row (counted from 1), column, value and remedy."""
         row = "" if number is None else f" row {number}"
+        place = f"task {self.task}, {f'{self.file}, ' if self.file else ''}{self.split}"
         source = self.columns[column].source if column in self.columns else column
         named = repr(column) if source == column else f"{column!r} (read from {source!r})"
-        return DataError(f"task {self.task}, {self.split}{row}, column {named}: {problem}; {remedy}")
+        return DataError(f"{place}{row}, column {named}: {problem}; {remedy}")
 
     def value(self, row: Row, number: int, column: str) -> Any:
         """Returns a normalised column's value for a row, or raises :meth:`error` where the row has another shape."""
@@ -56,6 +63,7 @@ def normalise(
     names: tuple[str, ...] | None,
     where: Where,
     class_names: Mapping[str, tuple[str, ...]],
+    first: int = 1,
 ) -> tuple[list[Row], list[str]]:
     """Gives rows the columns of the task's kind and checks every value.
 
@@ -65,6 +73,7 @@ def normalise(
         names: label names, for classification and tagging.
         where: place of the rows, and the expressions that read them.
         class_names: names of integer labels by the data set's column, where the source knows them.
+        first: number of the first row, where these are a stretch of a longer file; a single row is then enough.
 
     Returns:
         Normalised rows, and notes on rows that were left out.
@@ -73,14 +82,14 @@ def normalise(
         DataError: the first value that cannot be used.
     """
     if not rows:
-        raise DataError(f"task {where.task}, {where.split}: no rows; give at least 2")
+        raise where.error(None, next(iter(where.columns)), "no rows", "give at least 2")
     check_columns(rows[0], where)
     read = _READERS[spec.kind]
     result: list[Row] = []
     dropped, misplaced = 0, []
-    label_column = "tags" if spec.kind is Kind.TOKEN_CLASSIFICATION else "label"
+    label_column = LABEL_COLUMN.get(spec.kind, "label")
     rename = _renamer(where, label_column, names, class_names)
-    for number, raw in enumerate(rows, 1):
+    for number, raw in enumerate(rows, first):
         values = {column: where.value(raw, number, column) for column in where.columns}
         if any(e.drop and str(values[c]).strip() in e.drop for c, e in where.columns.items()):
             dropped += 1
@@ -98,8 +107,8 @@ def normalise(
             problem = f"{len(misplaced)} of {len(rows)} rows have no answer text at answer_start"
             raise where.error(misplaced[0], "answers", problem, "check that answer_start counts characters, from 0")
         notes.append(f"{where.split}: left out {len(misplaced)} rows whose answers are not in the context as stated")
-    if len(result) < 2:
-        raise DataError(f"task {where.task}, {where.split}: only {len(result)} usable row; give at least 2")
+    if len(result) < 2 and first == 1:
+        raise where.error(len(rows), next(iter(where.columns)), f"only {len(result)} usable row", "give at least 2")
     return result, notes
 
 
@@ -119,7 +128,7 @@ def check_columns(row: Row, where: Where) -> None:
                 raise where.error(None, column, problem, f"columns there: {', '.join(sorted(known))}") from None
 
 
-def infer_label_names(rows: Sequence[Row], where: Where, tagging: bool) -> tuple[str, ...]:
+def infer_label_names(rows: Sequence[Row], where: Where, kind: Kind) -> tuple[str, ...]:
     """Returns the label names that training rows hold: by value where all are whole numbers, else by name.
 
     Raises:
@@ -127,11 +136,14 @@ def infer_label_names(rows: Sequence[Row], where: Where, tagging: bool) -> tuple
     """
     if rows:
         check_columns(rows[0], where)
-    column = "tags" if tagging else "label"
+    column, listed = LABEL_COLUMN.get(kind, "label"), kind in LABEL_COLUMN
     counts: Counter[str] = Counter()
     for number, row in enumerate(rows, 1):
         value = where.value(row, number, column)
-        for label in value if tagging and isinstance(value, list) else [value]:
+        several = as_list(value) if listed else None
+        for label in [value] if several is None else several:
+            if isinstance(label, str) and not label.strip() and kind is Kind.MULTI_LABEL_CLASSIFICATION:
+                continue
             if _missing(label):
                 raise where.error(number, column, "no label", "every row needs one: fill it in or remove the row")
             if not isinstance(label, str | numbers.Real):
@@ -144,13 +156,23 @@ def infer_label_names(rows: Sequence[Row], where: Where, tagging: bool) -> tuple
     if "-1" in counts:
         raise where.error(None, column, f"{counts['-1']} rows hold -1", _UNLABELLED)
     ordered = sorted(counts, key=int) if whole else sorted(counts)
-    if tagging and "O" in counts:
+    if kind is Kind.TOKEN_CLASSIFICATION and "O" in counts:
         ordered = ["O", *(name for name in ordered if name != "O")]
     return tuple(ordered)
 
 
 def _classification(values: Row, names: tuple[str, ...] | None, number: int, where: Where) -> Row:
     return {**_texts(values, number, where), "label": _label(values["label"], names or (), number, "label", where)}
+
+
+def _several_labels(values: Row, names: tuple[str, ...] | None, number: int, where: Where) -> Row:
+    labels = as_list(values["labels"])
+    if labels is None:
+        problem = f"saw {_show(values['labels'])}"
+        raise where.error(number, "labels", problem, "give a list of labels, or {from: ..., split: ','}")
+    stated = [label for label in labels if not (isinstance(label, str) and not label.strip())]  # "" split is [""]
+    found = {_label(label, names or (), number, "labels", where) for label in stated}
+    return {**_texts(values, number, where), "labels": sorted(found)}
 
 
 def _regression(values: Row, names: tuple[str, ...] | None, number: int, where: Where) -> Row:
@@ -165,9 +187,9 @@ def _regression(values: Row, names: tuple[str, ...] | None, number: int, where: 
 
 
 def _multiple_choice(values: Row, names: tuple[str, ...] | None, number: int, where: Where) -> Row:
-    choices = values["choices"]
-    if not isinstance(choices, list | tuple) or len(choices) < 2:
-        raise where.error(number, "choices", f"saw {_show(choices)}", "give a list of 2 or more texts")
+    choices = as_list(values["choices"])
+    if choices is None or len(choices) < 2:
+        raise where.error(number, "choices", f"saw {_show(values['choices'])}", "give a list of 2 or more texts")
     texts = [_text(choice, number, "choices", where) for choice in choices]
     label, options = values["label"], tuple(texts)
     if isinstance(label, str) and label not in options and not _is_whole(label):
@@ -187,10 +209,11 @@ def _position(label: Any, options: tuple[str, ...], number: int, where: Where) -
 
 
 def _tagging(values: Row, names: tuple[str, ...] | None, number: int, where: Where) -> Row:
-    tokens, tags = values["tokens"], values["tags"]
+    tokens, tags = as_list(values["tokens"]), as_list(values["tags"])
     for column, value in (("tokens", tokens), ("tags", tags)):
-        if not isinstance(value, list | tuple):
-            raise where.error(number, column, f"saw {_show(value)}", "give a list, or {from: ..., split: ' '}")
+        if value is None:
+            raise where.error(number, column, f"saw {_show(values[column])}", "give a list, or {from: ..., split: ' '}")
+    assert tokens is not None and tags is not None
     if len(tokens) != len(tags):
         problem = f"{len(tokens)} tokens but {len(tags)} tags"
         raise where.error(number, "tags", problem, "give one tag per token")
@@ -205,9 +228,14 @@ def _tagging(values: Row, names: tuple[str, ...] | None, number: int, where: Whe
 def _question_answering(values: Row, names: tuple[str, ...] | None, number: int, where: Where) -> Row | None:
     question, context = (_text(values[name], number, name, where) for name in ("question", "context"))
     answers = values["answers"]
+    if isinstance(where.columns["answers"].source, tuple) and _is_placed(answers):
+        text, start = answers  # two columns of a table
+        answers = {"text": [text], "answer_start": [int(start)]} if text and start not in (None, "") else text or ""
     if isinstance(answers, str):
-        start = context.find(answers) if answers else -1
-        pairs, stated = ([(answers, start)] if start >= 0 else []), bool(answers)
+        answers = [answers] if answers else []
+    if isinstance(answers, list) and all(isinstance(text, str) for text in answers):  # looked up where they stand first
+        texts = [text for text in dict.fromkeys(answers) if text.strip()]
+        pairs, stated = [(text, context.find(text)) for text in texts if text in context], bool(texts)
     elif _is_squad(answers):
         texts, starts = answers["text"], answers["answer_start"]
         if len(texts) != len(starts):
@@ -226,6 +254,7 @@ def _question_answering(values: Row, names: tuple[str, ...] | None, number: int,
 
 _READERS: dict[Kind, Callable[[Row, tuple[str, ...] | None, int, Where], Row | None]] = {
     Kind.SEQUENCE_CLASSIFICATION: _classification,
+    Kind.MULTI_LABEL_CLASSIFICATION: _several_labels,
     Kind.REGRESSION: _regression,
     Kind.MULTIPLE_CHOICE: _multiple_choice,
     Kind.TOKEN_CLASSIFICATION: _tagging,
@@ -296,6 +325,20 @@ def _named(value: Any, names: tuple[str, ...]) -> Any:
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
+def as_list(value: Any) -> list[Any] | None:
+    """Returns a list, also one that a csv or tsv file holds as JSON or as Python prints it; None for anything else."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, str) and value.lstrip().startswith("[") and value.rstrip().endswith("]"):
+        for read in (json.loads, ast.literal_eval):
+            try:
+                found = read(value.strip())
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+            return found if isinstance(found, list) else None
+    return None
+
+
 def _is_squad(answers: Any) -> bool:
     return isinstance(answers, dict) and all(isinstance(answers.get(key), list) for key in ("text", "answer_start"))
 
@@ -308,6 +351,14 @@ def _label_text(value: Any) -> str:
 
 def _is_whole(text: str) -> bool:
     return text.removeprefix("-").isdecimal() and text.isascii()
+
+
+def _is_placed(answers: Any) -> bool:
+    """Whether two values are a text and its place, which is missing where there is no answer."""
+    if not isinstance(answers, list) or len(answers) != 2 or not isinstance(answers[0], str | None):
+        return False
+    start = answers[1]
+    return start is None or isinstance(start, int) or (isinstance(start, str) and (not start or start.isdecimal()))
 
 
 def _missing(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from adaptmtl.tasks.rows import Split
 from adaptmtl.tasks.spec import Kind, TaskSpec
 
 MAX_ANSWER_TOKENS = 30
+_TELLING_ANSWERS = 100
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,11 @@ class Predictions:
     """What was predicted for each row of a split, in order.
 
     Attributes:
-        labels: per row an int (classification, multiple choice), a float (regression), a list of tag ids as long as
-            the row's tokens (token classification) or the answer's text, "" for none (question answering).
-        probabilities: per row an array over labels or choices (classification, multiple choice), else None.
+        labels: per row an int (classification, multiple choice), a list of ids (several labels), a float (regression),
+            a list of tag ids as long as the row's tokens (token classification) or the answer's text, "" for none
+            (question answering).
+        probabilities: per row an array over labels or choices (classification, several labels, multiple choice), else
+            None. Those of several labels do not sum to 1: each is the probability that the row has that label.
         spans: question answering: per row the answer's characters (start, end) in the context, (0, 0) for none.
         scores: question answering: per row the sum of the start and end logits of what was predicted.
     """
@@ -43,21 +47,23 @@ def decode(
     spec: TaskSpec | None = None,
     *,
     null_answers: bool = False,
+    null_threshold: float = 0.0,
     max_answer_tokens: int = MAX_ANSWER_TOKENS,
 ) -> Predictions:
     """Turns outputs into one prediction per row.
 
     Args:
         encoded: the encoded rows that the outputs belong to.
-        outputs: sequence classification (features, labels) logits; regression and multiple choice (features, 1);
-            token classification (total_tokens, labels) logits; question answering (total_tokens, 2) start and end
-            logits.
+        outputs: sequence classification and several labels (features, labels) logits; regression and multiple choice
+            (features, 1); token classification (total_tokens, labels) logits; question answering (total_tokens, 2)
+            start and end logits.
         split: the rows that were encoded.
         spec: token classification: words that were cut away get the tag named "O" of its ``label_names``, tag 0
             without it.
         null_answers: question answering: whether "no answer" may be predicted, which is right where the training rows
             have unanswerable questions.
-        max_answer_tokens: question answering: tokens that an answer has at most (see :func:`longest_answer`).
+        null_threshold: question answering: how much more "no answer" must score than the best answer to be predicted.
+        max_answer_tokens: question answering: tokens that an answer has at most (see :func:`answer_limit`).
 
     Returns:
         The predictions. An answer is the best of all spans of the context that fit in a window, not only of those among
@@ -80,16 +86,24 @@ def decode(
             f"{int(np.isnan(outputs).sum())} outputs are not numbers: train again with a lower learning rate"
         )
     if encoded.kind is Kind.QUESTION_ANSWERING:
-        return _answers(encoded, outputs.astype(np.float64), split, null_answers, max_answer_tokens)
+        least = null_threshold if null_answers else np.inf
+        return _answers(encoded, outputs.astype(np.float64), split, least, max_answer_tokens)
     if encoded.kind is Kind.TOKEN_CLASSIFICATION:
         return Predictions(_tags(encoded, outputs, split, spec))
     if encoded.kind is Kind.MULTIPLE_CHOICE:
         return _choices(encoded, outputs[:, 0].astype(np.float64))
     if encoded.kind is Kind.REGRESSION:
         return Predictions(outputs[:, 0].astype(np.float64).tolist())
+    if encoded.kind is Kind.MULTI_LABEL_CLASSIFICATION:
+        marks = outputs > 0  # as probable as not, or more
+        return Predictions([np.flatnonzero(row).tolist() for row in marks], list(_sigmoid(outputs.astype(np.float64))))
     logits = outputs.astype(np.float64)
     odds = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
     return Predictions(logits.argmax(axis=1).tolist(), list(odds / odds.sum(axis=1, keepdims=True)))
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 0.5 * (1.0 + np.tanh(0.5 * logits))  # does not overflow
 
 
 def _choices(encoded: EncodedRows, logits: np.ndarray) -> Predictions:
@@ -113,7 +127,7 @@ def _tags(encoded: EncodedRows, outputs: np.ndarray, split: Split, spec: TaskSpe
     return [tags[begin:end].tolist() for begin, end in zip(begins[:-1], ends, strict=True)]
 
 
-def _answers(encoded: EncodedRows, logits: np.ndarray, split: Split, null: bool, max_tokens: int) -> Predictions:
+def _answers(encoded: EncodedRows, logits: np.ndarray, split: Split, least: float, max_tokens: int) -> Predictions:
     assert encoded.spans is not None
     score, last = _best_from_each_token(encoded, logits, max_tokens)
     bounds = np.searchsorted(encoded.feature_row, np.arange(encoded.n_rows + 1))  # windows of a row lie together
@@ -125,11 +139,11 @@ def _answers(encoded: EncodedRows, logits: np.ndarray, split: Split, null: bool,
     for i, row in enumerate(split.rows):
         first = int(tokens[i] + score[tokens[i] : tokens[i + 1]].argmax())
         nothing = float(no_answer[bounds[i] : bounds[i + 1]].min())
-        if score[first] == -np.inf or (null and nothing > score[first]):
+        if score[first] == -np.inf or nothing > score[first] + least:
             begin = end = 0
             scores.append(nothing)
         else:
-            begin, end = _stripped(row["context"], int(encoded.spans[first, 0]), int(encoded.spans[last[first], 1]))
+            begin, end = clipped(row["context"], int(encoded.spans[first, 0]), int(encoded.spans[last[first], 1]))
             scores.append(float(score[first]))
         texts.append(row["context"][begin:end])
         spans.append((begin, end))
@@ -174,8 +188,27 @@ def longest_answer(encoded: EncodedRows) -> int:
     return int((answered[:, 1] - answered[:, 0] + 1).max(initial=1))
 
 
-def _stripped(context: str, begin: int, end: int) -> tuple[int, int]:
-    """The span without white space at its ends (byte-level tokens carry the space before a word)."""
+def answer_limit(encoded: EncodedRows) -> int:
+    """Returns a fit ``max_answer_tokens`` from training rows: their longest answer.
+
+    Of fewer than 100 answers the longest tells little about others; then it is at least 30, the customary limit.
+
+    Raises:
+        ValueError: the rows are not labelled rows of question answering.
+    """
+    longest = longest_answer(encoded)
+    assert encoded.labels is not None
+    answered = len(np.unique(encoded.feature_row[encoded.labels[:, 0] > 0]))
+    return longest if answered >= _TELLING_ANSWERS else max(longest, MAX_ANSWER_TOKENS)
+
+
+def clipped(context: str, begin: int, end: int) -> tuple[int, int]:
+    """Returns the span without white space at its ends, and with the marks that belong to its last letter.
+
+    Byte-level tokens carry the space before a word; tokenizers that strip accents give marks to no token.
+    """
+    while end < len(context) and unicodedata.category(context[end]).startswith("M"):
+        end += 1
     text = context[begin:end]
     kept = text.strip()
     if not kept:

@@ -71,6 +71,8 @@ def _encode_texts(split: Split, spec: TaskSpec, tokenizer: Any, max_length: int,
     labels = None
     if labelled and spec.kind is Kind.REGRESSION:
         labels = _numbers(_column(split, "label"))
+    elif labelled and spec.kind is Kind.MULTI_LABEL_CLASSIFICATION:
+        labels = _marks(_column(split, "labels"), len(spec.label_names or ()))
     elif labelled:
         labels = _integers(_column(split, "label"), _bounds(spec, len(split)), "label")
     rows = np.arange(len(split))
@@ -270,6 +272,15 @@ def _integers(values: list[Any], bounds: np.ndarray, what: str) -> np.ndarray:
         seen, bound = values[bad[0]], int(bounds[bad[0]])
         raise DataError(f"{what} {seen!r} at position {bad[0]} is not in 0..{bound - 1}: remove rows without a label")
     return labels.astype(np.int64)
+
+
+def _marks(values: list[list[Any]], n_labels: int) -> np.ndarray:
+    """Lists of labels as (n, labels) float32, 1 where a row has the label."""
+    counts = np.array([len(row) for row in values], dtype=np.int64)
+    flat = _integers([label for row in values for label in row], np.full(int(counts.sum()), n_labels), "label")
+    marks = np.zeros((len(values), n_labels), dtype=np.float32)
+    marks[np.repeat(np.arange(len(values)), counts), flat] = 1.0
+    return marks
 
 
 def _numbers(values: list[Any]) -> np.ndarray:

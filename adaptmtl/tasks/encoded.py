@@ -26,10 +26,11 @@ class EncodedRows:
         offsets: (features + 1,) int64; feature i is ``input_ids[offsets[i]:offsets[i + 1]]``.
         unit_offsets: (units + 1,) int64 into features.
         feature_row: (features,) int32, the row that a feature belongs to.
-        labels: by kind. sequence_classification (units,) int64; regression (units,) float32; multiple_choice (units,)
-            int64; token_classification (total_tokens,) int64, -100 where no word starts; question_answering
-            (features, 2) int64, token positions of answer start and end inside the feature, (0, 0) where the
-            window holds no answer. None when rows have no labels (prediction).
+        labels: by kind. sequence_classification (units,) int64; multi_label_classification (units, labels) float32 of
+            0 and 1; regression (units,) float32; multiple_choice (units,) int64; token_classification (total_tokens,)
+            int64, -100 where no word starts; question_answering (features, 2) int64, token positions of answer start
+            and end inside the feature, (0, 0) where the window holds no answer. None when rows have no labels
+            (prediction).
         words: token_classification: (total_tokens,) int32, index of the word that starts at this token, else -1.
         spans: question_answering: (total_tokens, 2) int32, character span in the context, (-1, -1) outside it.
         truncated: how many rows lost text.

@@ -8,6 +8,7 @@ import datasets
 import evaluate
 import numpy as np
 
+from adaptmtl.statistics import interval
 from adaptmtl.tasks.metrics import References, metrics
 from adaptmtl.tasks.spec import Kind
 
@@ -16,11 +17,13 @@ _USAGE = """
 Args:
     predictions: {0}, one per row.
     references: {1}, one per row.
+    level: such as 0.95, for the ends of a bootstrap interval over the rows.
 Returns:
-    a dict with the metric's name and its value.
+    a dict with the metric's name and its value; with level also <name>_low and <name>_high.
 """
 _FORMATS = {
     "classes": ("class ids", "class ids"),
+    "sets": ("lists of class ids", "lists of class ids"),
     "numbers": ("numbers", "numbers"),
     "tags": ("lists of tag names", "lists of tag names"),
     "answers": ("answers, '' for none", "lists of accepted answers, empty for none"),
@@ -46,6 +49,8 @@ class AdaptMetric(evaluate.Metric):
     @property
     def _format(self) -> str:
         kinds = self._metric.kinds
+        if kinds == (Kind.MULTI_LABEL_CLASSIFICATION,):
+            return "sets"
         if kinds == (Kind.TOKEN_CLASSIFICATION,):
             return "tags"
         return {Kind.REGRESSION: "numbers", Kind.QUESTION_ANSWERING: "answers"}.get(kinds[0], "classes")
@@ -54,6 +59,7 @@ class AdaptMetric(evaluate.Metric):
         text, number = datasets.Value("string"), datasets.Value("float64")
         predictions, references = {
             "classes": (datasets.Value("int64"), datasets.Value("int64")),
+            "sets": (datasets.Sequence(datasets.Value("int64")), datasets.Sequence(datasets.Value("int64"))),
             "numbers": (number, number),
             "tags": (datasets.Sequence(text), datasets.Sequence(text)),
             "answers": (text, datasets.Sequence(text)),
@@ -65,18 +71,24 @@ class AdaptMetric(evaluate.Metric):
             features=datasets.Features({"predictions": predictions, "references": references}),
         )
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+    def _compute(self, predictions: Any, references: Any, level: float | None = None) -> dict[str, float]:
         values, n_classes = list(references), 0
         names: tuple[str, ...] = ()
         predicted = list(predictions)
         if self._format == "classes":
             n_classes = 1 + max(max(values), max(predicted))
+        elif self._format == "sets":
+            n_classes = 1 + max((label for row in (*values, *predicted) for label in row), default=0)
         elif self._format == "tags":
             names = tuple(sorted({tag for row in (*values, *predicted) for tag in row}))
             ids = {name: i for i, name in enumerate(names)}
             values, predicted = ([[ids[tag] for tag in row] for row in rows] for rows in (values, predicted))
-        rows = self._metric.per_row(predicted, References(values, n_classes, names))
-        return {self._metric.name: float(np.asarray(self._metric.score(rows.sum(axis=0))))}
+        rows = self._metric.per_row(predicted, References(values, n_classes, names, self._format == "sets"))
+        value = {self._metric.name: float(np.asarray(self._metric.score(rows.sum(axis=0))))}
+        if level is None:
+            return value
+        bounds = interval(rows[None], self._metric.score, level, limits=(self._metric.lowest, 1.0))
+        return {**value, f"{self._metric.name}_low": bounds.low, f"{self._metric.name}_high": bounds.high}
 
 
 def as_evaluate(name: str, **options: Any) -> AdaptMetric:

@@ -6,15 +6,16 @@ from collections.abc import Iterable
 from typing import Literal
 
 from adaptmtl.errors import DataError, UnknownNameError
-from adaptmtl.tasks.check_rows import Where, infer_label_names, normalise, required
+from adaptmtl.tasks.check_rows import LABEL_COLUMN, Where, infer_label_names, normalise, required
 from adaptmtl.tasks.columns import Expression, lookup, parse_columns
 from adaptmtl.tasks.rows import Row, Split, TaskRows
-from adaptmtl.tasks.sample import cut, subsample
+from adaptmtl.tasks.rows_cache import kept_rows
+from adaptmtl.tasks.sample import cut, subsample, text_groups
 from adaptmtl.tasks.sources.archive import read_archive
 from adaptmtl.tasks.sources.local import read_local
 from adaptmtl.tasks.sources.mirror import in_mirror, read_mirror
 from adaptmtl.tasks.sources.raw import RawRows
-from adaptmtl.tasks.spec import ArchiveRows, FileRows, HubRows, Kind, TaskSpec
+from adaptmtl.tasks.spec import NAMED_LABELS, ArchiveRows, FileRows, HubRows, Kind, TaskSpec
 from adaptmtl.workspace import Workspace
 
 __all__ = ["Source", "load_rows", "subsample"]
@@ -26,11 +27,11 @@ _VALIDATION_SEED = 13
 
 
 def load_rows(spec: TaskSpec, workspace: Workspace, source: str = "auto") -> TaskRows:
-    """Loads a task's training and validation rows.
+    """Loads a task's training and validation rows, from the workspace where they were read before.
 
     Args:
         spec: the task.
-        workspace: mirror folder, offline flag, and where archives are kept.
+        workspace: mirror folder, offline flag, and where archives and rows are kept.
         source: "file", "mirror", "archive" or "hub"; "auto" takes the first of these, in this order, that the task
             declares and (for the mirror) that is there.
 
@@ -43,8 +44,10 @@ def load_rows(spec: TaskSpec, workspace: Workspace, source: str = "auto") -> Tas
     if kind not in _SOURCES:
         raise UnknownNameError("row source", kind, ("auto", *_SOURCES), f"known: auto, {', '.join(_SOURCES)}")
     declared, expressions = _declared(spec, kind, workspace)
-    raw = _read(declared, kind, expressions, workspace)
-    return _normalised(spec, raw, expressions)
+    return kept_rows(
+        spec, declared, kind, workspace,
+        read=lambda: _normalised(spec, _read(declared, kind, expressions, workspace), expressions),
+    )  # fmt: skip
 
 
 def available_sources(spec: TaskSpec, workspace: Workspace) -> tuple[str, ...]:
@@ -99,49 +102,47 @@ def _read(
 
 
 def _normalised(spec: TaskSpec, raw: RawRows, expressions: dict[str, Expression]) -> TaskRows:
-    places = {split: Where(spec.name, split, expressions) for split in ("train", "validation")}
+    places = {split: Where(spec.name, split, expressions, raw.files.get(split)) for split in ("train", "validation")}
     if missing := [name for name in required(spec.kind) if name not in expressions]:
         raise DataError(f"task {spec.name}: 'columns' does not say where {', '.join(missing)} comes from; add it")
     names = spec.label_names
-    if names is None and spec.kind in (Kind.SEQUENCE_CLASSIFICATION, Kind.TOKEN_CLASSIFICATION):
-        names = infer_label_names(raw.train, places["train"], spec.kind is Kind.TOKEN_CLASSIFICATION)
+    if names is None and spec.kind in NAMED_LABELS:
+        column = expressions[LABEL_COLUMN.get(spec.kind, "label")].plain
+        held = raw.class_names.get(column) if column else None
+        names = held or infer_label_names(raw.train, places["train"], spec.kind)
         spec = spec.model_copy(update={"label_names": names})
     train, notes = normalise(raw.train, spec, names, places["train"], raw.class_names)
     if raw.validation is None:
-        train, validation = cut(train, _groups(train, raw, spec), spec, _VALIDATION_SHARE, _VALIDATION_SEED)
+        train, validation = cut(train, text_groups(train, spec), spec, _VALIDATION_SHARE, _VALIDATION_SEED)
         notes.append(f"validation is {_VALIDATION_SHARE:.0%} of the rows, stratified (seed {_VALIDATION_SEED})")
         if not train or not validation:
-            raise DataError(
-                f"task {spec.name}: {len(train) + len(validation)} rows are too few to cut validation rows from; "
-                "name a validation file"
-            )
+            few = f"{len(train) + len(validation)} rows are too few to cut validation rows from"
+            raise places["train"].error(None, next(iter(expressions)), few, "name a validation file")
     else:
         validation, more = normalise(raw.validation, spec, names, places["validation"], raw.class_names)
         notes += more
-    notes += _check_labels(spec, train, validation)
+    notes += _check_labels(spec, train, validation, places["train"])
     return TaskRows(spec, Split(tuple(train)), Split(tuple(validation)), raw.origin, (*raw.notes, *notes))
 
 
-def _groups(rows: list[Row], raw: RawRows, spec: TaskSpec) -> list[str]:
-    """What must stay on one side of a cut: the context of a question, else equal texts."""
-    column = {Kind.QUESTION_ANSWERING: "context", Kind.TOKEN_CLASSIFICATION: "tokens"}.get(spec.kind, "text")
-    wanted = (column,) if column != "text" else ("text", "text_pair", "choices")
-    return ["\n".join(" ".join(str(row.get(name)).lower().split()) for name in wanted) for row in rows]
-
-
-def _check_labels(spec: TaskSpec, train: list[Row], validation: list[Row]) -> list[str]:
+def _check_labels(spec: TaskSpec, train: list[Row], validation: list[Row], where: Where) -> list[str]:
+    column = LABEL_COLUMN.get(spec.kind, "label")
     if spec.kind is Kind.SEQUENCE_CLASSIFICATION:
         seen, held = _labels(train, "label"), _labels(validation, "label")
         if len(seen) < 2:
             only = spec.label_names[next(iter(seen))] if spec.label_names else next(iter(seen))
-            raise DataError(f"task {spec.name}, train: every row has the label {only!r}; give rows of 2 or more labels")
+            raise where.error(None, column, f"every row has the label {only!r}", "give rows of 2 or more labels")
+    elif spec.kind is Kind.MULTI_LABEL_CLASSIFICATION:
+        seen, held = ({label for row in rows for label in row["labels"]} for rows in (train, validation))
+        if not seen:
+            raise where.error(None, column, "no row has a label", "check the column that 'labels' is read from")
     elif spec.kind is Kind.TOKEN_CLASSIFICATION:
         seen, held = ({tag for row in rows for tag in row["tags"]} for rows in (train, validation))
         if len(seen) < 2:
-            raise DataError(f"task {spec.name}, train: every token has the same tag; give rows of 2 or more tags")
+            raise where.error(None, column, "every token has the same tag", "give rows of 2 or more tags")
     else:
         if spec.kind is Kind.REGRESSION and len(_labels(train, "label")) < 2:
-            raise DataError(f"task {spec.name}, train: every row has the same label; give rows that differ")
+            raise where.error(None, column, "every row has the same label", "give rows that differ")
         return []
     unseen = sorted(held - seen)
     if not unseen or spec.label_names is None:

@@ -11,8 +11,9 @@ import numpy as np
 
 from adaptmtl.errors import DataError
 from adaptmtl.registry import Registry
+from adaptmtl.statistics import Interval, interval
 from adaptmtl.tasks.decode import Predictions
-from adaptmtl.tasks.metrics_counts import accuracy_counts, class_counts, macro_f1, matthews, ratio
+from adaptmtl.tasks.metrics_counts import accuracy_counts, class_counts, macro_f1, matthews, micro_f1_of_classes, ratio
 from adaptmtl.tasks.metrics_entities import entity_counts, has_chunks, micro_f1
 from adaptmtl.tasks.metrics_moments import correlation, pearson_moments, spearman_moments
 from adaptmtl.tasks.metrics_squad import best_over_answers, exact_match, token_f1
@@ -20,6 +21,7 @@ from adaptmtl.tasks.rows import Split
 from adaptmtl.tasks.spec import Kind, TaskSpec
 
 _CLASSES = (Kind.SEQUENCE_CLASSIFICATION, Kind.MULTIPLE_CHOICE, Kind.TOKEN_CLASSIFICATION)
+_SEVERAL = (Kind.MULTI_LABEL_CLASSIFICATION,)
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,16 @@ class References:
     """What is true of each row of a split.
 
     Attributes:
-        values: per row an int, a float, a list of tag ids, or a list of accepted answers.
+        values: per row an int, a float, a list of tag ids, a list of label ids, or a list of accepted answers.
         n_classes: labels (or choices, at most) that there are; 0 where the values are no classes.
         label_names: names of the labels, where they have any.
+        several: whether a row's list is a set of labels, in no order, and not a tag per word.
     """
 
     values: Sequence[Any]
     n_classes: int = 0
     label_names: tuple[str, ...] = ()
+    several: bool = False
 
     @classmethod
     def of(cls, split: Split, spec: TaskSpec) -> References:
@@ -47,6 +51,8 @@ class References:
             choices = max((len(row["choices"]) for row in split.rows), default=0)
             return cls([row["label"] for row in split.rows], choices)
         names = spec.label_names or ()
+        if spec.kind is Kind.MULTI_LABEL_CLASSIFICATION:
+            return cls([row["labels"] for row in split.rows], len(names), names, several=True)
         column = "tags" if spec.kind is Kind.TOKEN_CLASSIFICATION else "label"
         return cls([row[column] for row in split.rows], len(names), names)
 
@@ -129,8 +135,29 @@ def evaluate_predictions(predictions: Predictions | Sequence[Any], split: Split,
     }
 
 
+def metric_intervals(
+    predictions: Predictions | Sequence[Any], split: Split, spec: TaskSpec, *, level: float = 0.95, seed: int = 0
+) -> dict[str, Interval]:
+    """Returns every metric of :func:`metrics_for` with its bootstrap interval over the rows of the split.
+
+    Args:
+        predictions: one per row.
+        split: the rows with their true labels, at least two.
+        spec: the task.
+        level: of the interval, in (0, 1).
+        seed: of the resamples.
+    """
+    found = {}
+    for name in metrics_for(spec):
+        metric = metrics[name]
+        rows = metric.statistics(predictions, split, spec)
+        found[name] = interval(rows[None], metric.score, level, rng_seed=seed, limits=(metric.lowest, 1.0))
+    return found
+
+
 _USUAL: dict[Kind, tuple[str, ...]] = {
     Kind.SEQUENCE_CLASSIFICATION: ("accuracy", "macro_f1", "matthews"),
+    Kind.MULTI_LABEL_CLASSIFICATION: ("micro_f1", "macro_f1", "accuracy"),
     Kind.REGRESSION: ("pearson", "spearman"),
     Kind.MULTIPLE_CHOICE: ("accuracy",),
     Kind.TOKEN_CLASSIFICATION: ("entity_f1", "accuracy"),
@@ -153,11 +180,29 @@ def _items(predicted: Sequence[Any], references: References) -> tuple[np.ndarray
     return row, np.array(true, dtype=np.int64), np.array(found, dtype=np.int64), n
 
 
+def _marked(predicted: Sequence[Any], references: References) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Row, true class and predicted class of each (row, label) that is true or predicted; the extra class is none."""
+    none, items = references.n_classes, []
+    for number, (found, true) in enumerate(zip(predicted, references.values, strict=True)):
+        held, wanted = set(found), set(true)
+        items += [
+            (number, label if label in wanted else none, label if label in held else none) for label in held | wanted
+        ]
+    row, true_ids, found_ids = np.array(items, dtype=np.int64).reshape(-1, 3).T
+    return row, true_ids, found_ids, len(references.values)
+
+
 def _accuracy(predicted: Sequence[Any], references: References) -> np.ndarray:
+    if references.several:
+        same = [set(found) == set(true) for found, true in zip(predicted, references.values, strict=True)]
+        return np.stack([np.array(same, dtype=np.float64), np.ones(len(same))], axis=1)
     return accuracy_counts(*_items(predicted, references))
 
 
 def _classes(predicted: Sequence[Any], references: References) -> np.ndarray:
+    if references.several:
+        counts = class_counts(*_marked(predicted, references), references.n_classes + 1)
+        return np.delete(counts, np.arange(references.n_classes, counts.shape[1], references.n_classes + 1), axis=1)
     return class_counts(*_items(predicted, references), references.n_classes)
 
 
@@ -177,8 +222,9 @@ def _answers(score: Callable[[str, str], float], predicted: Sequence[Any], refer
 
 _TAGS, _NUMBERS, _ANSWERS = (Kind.TOKEN_CLASSIFICATION,), (Kind.REGRESSION,), (Kind.QUESTION_ANSWERING,)
 for _metric in (
-    Metric("accuracy", "share of rows (of words, for tags) that are right", _CLASSES, _accuracy, ratio),
-    Metric("macro_f1", "mean F1 over the classes that occur", _CLASSES, _classes, macro_f1),
+    Metric("accuracy", "share of rows (of words, for tags) that are right", (*_CLASSES, *_SEVERAL), _accuracy, ratio),
+    Metric("macro_f1", "mean F1 over the classes that occur", (*_CLASSES, *_SEVERAL), _classes, macro_f1),
+    Metric("micro_f1", "F1 over all pairs of row and label", _SEVERAL, _classes, micro_f1_of_classes),
     Metric("matthews", "Matthews correlation over all classes", _CLASSES, _classes, matthews, -1.0),
     Metric("pearson", "Pearson correlation", _NUMBERS, partial(_numbers, pearson_moments), correlation, -1.0),
     Metric("spearman", "Spearman rank correlation", _NUMBERS, partial(_numbers, spearman_moments), correlation, -1.0),

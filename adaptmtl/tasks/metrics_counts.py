@@ -41,6 +41,15 @@ def macro_f1(sums: np.ndarray) -> np.ndarray:
     return divide(divide(2 * right, seen).sum(axis=-1), (seen > 0).sum(axis=-1))
 
 
+def micro_f1_of_classes(sums: np.ndarray) -> np.ndarray:
+    """Returns the F1 over all labels of all rows together: (..., 3 * classes) -> (...); 0 where there are none.
+
+    Equal to scikit-learn's ``f1_score(average="micro")`` on indicator matrices.
+    """
+    right, predicted, true = np.split(sums, 3, axis=-1)
+    return divide(2 * right.sum(axis=-1), (predicted + true).sum(axis=-1))
+
+
 def matthews(sums: np.ndarray) -> np.ndarray:
     """Returns the multi-class Matthews correlation (Gorodkin 2004): (..., 3 * classes) -> (...); 0 where undefined."""
     right, predicted, true = np.split(sums, 3, axis=-1)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from seqeval.metrics.sequence_labeling import end_of_chunk, start_of_chunk
 
 from adaptmtl.tasks.metrics_counts import divide
 
@@ -53,6 +52,8 @@ def micro_f1(sums: np.ndarray) -> np.ndarray:
 
 def _entities(row: np.ndarray, tags: np.ndarray, label_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """(words,) the first word and (words,) the type id of the entity that ends at each word, -1 where none does."""
+    from seqeval.metrics.sequence_labeling import end_of_chunk, start_of_chunk  # imports all of sklearn: 1 s
+
     letters = [_AS_IN_SEQEVAL.get(name[0], name[0]) for name in label_names] + ["O"]
     types = [name[1:].split("-", maxsplit=1)[-1] or "_" for name in label_names] + ["_"]
     ids = {name: i for i, name in enumerate(dict.fromkeys(types))}

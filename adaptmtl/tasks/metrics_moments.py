@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import rankdata
 
+from adaptmtl.statistics import mean_ranks
 from adaptmtl.tasks.metrics_counts import divide
 
 # Relative spread below which a sample is constant but for rounding: moments carry 16 digits, squares lose half of them.
@@ -23,7 +23,7 @@ def spearman_moments(predicted: np.ndarray, reference: np.ndarray) -> np.ndarray
     Ranks are taken once, over all rows. On all rows the score is exactly Spearman's; in a bootstrap sample it is the
     correlation of the original ranks, which the sample's own ranks would change little.
     """
-    return pearson_moments(rankdata(predicted), rankdata(reference))
+    return pearson_moments(mean_ranks(predicted), mean_ranks(reference))
 
 
 def correlation(sums: np.ndarray) -> np.ndarray:

@@ -17,7 +17,8 @@ Row = dict[str, Any]
 class Split:
     """Rows of one split, normalised to the columns of the task's kind (``spec.COLUMNS``).
 
-    Row shapes: ``{"text": str, "text_pair": str | None, "label": int | float}``; multiple choice
+    Row shapes: ``{"text": str, "text_pair": str | None, "label": int | float}``; several labels
+    ``{"text": str, "text_pair": str | None, "labels": list[int]}`` (ascending, none: an empty list); multiple choice
     ``{"text": str, "choices": list[str], "label": int}``; tagging ``{"tokens": list[str], "tags": list[int]}``;
     question answering ``{"question": str, "context": str, "answers": {"text": list[str], "answer_start": list[int]}}``
     (no answer: empty lists).

@@ -18,7 +18,8 @@ def subsample(split: Split, n: int, seed: int, spec: TaskSpec) -> Split:
     """Takes ``n`` rows so that strata keep their shares; for one seed the smaller sample is part of the larger.
 
     Strata are labels (classification, multiple choice), fifths of the label's range (regression), the rarest tag
-    (tagging) and whether there is an answer (question answering). With at least as many rows as strata, each has one.
+    (tagging), the rarest label (several labels) and whether there is an answer (question answering). With at least as
+    many rows as strata, each has one.
 
     Args:
         split: rows to choose from.
@@ -67,11 +68,61 @@ def strata_of(rows: Sequence[Row], spec: TaskSpec) -> list[Hashable]:
     if spec.kind is Kind.TOKEN_CLASSIFICATION:
         counts = Counter(tag for row in rows for tag in row["tags"])
         return [min(row["tags"], key=lambda tag: (counts[tag], tag)) for row in rows]
+    if spec.kind is Kind.MULTI_LABEL_CLASSIFICATION:
+        counts = Counter(label for row in rows for label in row["labels"])
+        return [min(row["labels"], key=lambda label: (counts[label], label), default=-1) for row in rows]
     if spec.kind is Kind.REGRESSION:
         labels = np.asarray([row["label"] for row in rows], float)
         inner = np.quantile(labels, np.linspace(0, 1, _BINS + 1)[1:-1]) if len(labels) else []
         return np.digitize(labels, inner).tolist()
     return [row["label"] for row in rows]
+
+
+def text_groups(rows: Sequence[Row], spec: TaskSpec) -> list[str]:
+    """Returns what must stay on one side of a cut: the context of a question, else equal texts.
+
+    Case and the kind of blanks make no difference.
+    """
+    wanted = {Kind.QUESTION_ANSWERING: ("context",), Kind.TOKEN_CLASSIFICATION: ("tokens",)}.get(
+        spec.kind, ("text", "text_pair", "choices")
+    )
+    return ["\n".join(" ".join(str(row.get(name)).lower().split()) for name in wanted) for row in rows]
+
+
+def hold_out(rows: Sequence[Row], spec: TaskSpec, share: float, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Chooses rows to hold out of training, stratified; equal texts, and questions on one context, stay together.
+
+    The first of every stratum is trained on. A group that is larger than what is to be held out is left in training;
+    where all groups are, the smallest is held out, and of rows that all share one text, single rows.
+
+    Args:
+        rows: normalised training rows.
+        spec: their task.
+        share: part of the rows to hold out, in (0, 1).
+        most: rows to hold out, at most (but for the smallest group).
+        seed: of the choice.
+
+    Returns:
+        Positions to train on and positions held out, each ascending; at least one is held out.
+    """
+    strata = strata_of(rows, spec)
+    order = stratified_order(strata, seed)
+    size = max(1, min(most, round(share * len(order))))
+    groups = np.unique(text_groups(rows, spec), return_inverse=True)[1].reshape(-1)
+    count = np.bincount(groups)
+    needed = set(groups[order[: len(set(strata))]].tolist())
+    free = [group for group in dict.fromkeys(groups[order[::-1]].tolist()) if group not in needed]
+    chosen: list[int] = []
+    for group in free:
+        if count[chosen].sum() + count[group] <= size:
+            chosen.append(group)
+    if not chosen and free:
+        smallest = min(free, key=lambda group: int(count[group]))
+        chosen = [smallest] if count[smallest] <= len(rows) // 2 else []
+    held = np.isin(groups, chosen)
+    if not chosen:
+        held[order[-size:]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)
 
 
 def cut(

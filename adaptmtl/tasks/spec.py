@@ -12,6 +12,7 @@ class Kind(StrEnum):
     """The kinds of task, in transformers' own terms."""
 
     SEQUENCE_CLASSIFICATION = "sequence_classification"
+    MULTI_LABEL_CLASSIFICATION = "multi_label_classification"
     REGRESSION = "regression"
     MULTIPLE_CHOICE = "multiple_choice"
     TOKEN_CLASSIFICATION = "token_classification"
@@ -21,6 +22,7 @@ class Kind(StrEnum):
 #: Normalised columns that rows of each kind have; an optional one ends with "?".
 COLUMNS: dict[Kind, tuple[str, ...]] = {
     Kind.SEQUENCE_CLASSIFICATION: ("text", "text_pair?", "label"),
+    Kind.MULTI_LABEL_CLASSIFICATION: ("text", "text_pair?", "labels"),
     Kind.REGRESSION: ("text", "text_pair?", "label"),
     Kind.MULTIPLE_CHOICE: ("text", "choices", "label"),
     Kind.TOKEN_CLASSIFICATION: ("tokens", "tags"),
@@ -30,11 +32,16 @@ COLUMNS: dict[Kind, tuple[str, ...]] = {
 #: Metric that stands for a kind when the task names none.
 DEFAULT_METRIC: dict[Kind, str] = {
     Kind.SEQUENCE_CLASSIFICATION: "accuracy",
+    Kind.MULTI_LABEL_CLASSIFICATION: "micro_f1",
     Kind.REGRESSION: "pearson",
     Kind.MULTIPLE_CHOICE: "accuracy",
     Kind.TOKEN_CLASSIFICATION: "entity_f1",
     Kind.QUESTION_ANSWERING: "squad_f1",
 }
+
+
+#: Kinds whose labels have names.
+NAMED_LABELS = (Kind.SEQUENCE_CLASSIFICATION, Kind.MULTI_LABEL_CLASSIFICATION, Kind.TOKEN_CLASSIFICATION)
 
 
 class _Frozen(BaseModel):
@@ -78,6 +85,22 @@ class FileRows(_Frozen):
 RowSource = Annotated[HubRows | ArchiveRows | FileRows, Field(discriminator="type")]
 
 
+class Verified(_Frozen):
+    """Where and when a task's rows were loaded whole and counted.
+
+    Attributes:
+        source: "hub", "mirror" (a folder in the Hub's layout, which may hold part of the rows) or "archive".
+        date: ISO date.
+        train: training rows.
+        validation: validation rows.
+    """
+
+    source: Literal["hub", "mirror", "archive"]
+    date: str = Field(pattern=r"^\d{4}-\d\d-\d\d$")
+    train: int = Field(ge=1)
+    validation: int = Field(ge=1)
+
+
 class TaskSpec(_Frozen):
     """A task, as declared.
 
@@ -88,6 +111,9 @@ class TaskSpec(_Frozen):
         metric: the one figure that stands for the task (see :mod:`adaptmtl.tasks.metrics`).
         rows: places to read from, in order of preference.
         overlaps: names of tasks that share rows with this one; never its sources unless asked.
+        group: name of a family of sets made from the same texts ("squad"); its members are never each other's sources
+            unless asked.
+        verified: where and when the rows were loaded and counted; None where the task is only declared.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_\-]*$")
@@ -99,10 +125,12 @@ class TaskSpec(_Frozen):
     metric: str | None = None
     rows: tuple[RowSource, ...] = Field(min_length=1)
     overlaps: tuple[str, ...] = ()
+    group: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9_\-]*$")
+    verified: Verified | None = None
 
     @model_validator(mode="after")
     def _labels_fit_kind(self) -> TaskSpec:
-        needs = self.kind in (Kind.SEQUENCE_CLASSIFICATION, Kind.TOKEN_CLASSIFICATION)
+        needs = self.kind in NAMED_LABELS
         if needs and not self.label_names and not any(isinstance(r, FileRows) for r in self.rows):
             raise ValueError(f"a {self.kind} task needs label_names")
         if not needs and self.label_names:

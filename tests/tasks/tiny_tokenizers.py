@@ -70,6 +70,8 @@ def perfect_outputs(encoded: EncodedRows, n_labels: int = 0) -> np.ndarray:
     labels = encoded.labels
     if encoded.kind is Kind.REGRESSION:
         return labels[:, None]
+    if encoded.kind is Kind.MULTI_LABEL_CLASSIFICATION:
+        return labels * 2 - 1
     if encoded.kind is Kind.SEQUENCE_CLASSIFICATION:
         return np.eye(n_labels, dtype=np.float32)[labels]
     if encoded.kind is Kind.TOKEN_CLASSIFICATION:

@@ -1,4 +1,4 @@
-"""Rows from a person's own files: csv, tsv, jsonl, json, parquet."""
+"""Rows from a person's own files: csv, tsv, jsonl, json (rows, or the layout of SQuAD), parquet, CoNLL."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from adaptmtl.errors import DataError, suggest
 from adaptmtl.tasks.rows import Row
+from adaptmtl.tasks.sources.conll import ENDINGS, read_conll
 from adaptmtl.tasks.sources.mirror import read_parquet
 from adaptmtl.tasks.sources.raw import RawRows
+from adaptmtl.tasks.sources.squad import is_squad, read_squad
 from adaptmtl.tasks.spec import FileRows
 
 
@@ -23,9 +25,16 @@ def read_local(source: FileRows) -> RawRows:
         DataError: a file is missing, empty, not UTF-8 or not what its ending says.
     """
     train = read_file(Path(source.train))
+    names = _class_names(Path(source.train).expanduser())
     validation = read_file(Path(source.validation)) if source.validation else None
     origin = f"file {source.train}" + (f" and {source.validation}" if source.validation else "")
-    return RawRows(train, validation, origin)
+    files = {"train": source.train, "validation": source.validation or source.train}
+    return RawRows(train, validation, origin, class_names=names, files=files)
+
+
+def _class_names(path: Path) -> dict[str, tuple[str, ...]]:
+    """Names of integer labels by column, which only parquet files of ``datasets`` hold."""
+    return read_parquet(path, [])[1] if path.suffix.lower() == ".parquet" else {}
 
 
 def read_file(path: Path) -> list[Row]:
@@ -41,7 +50,7 @@ def read_file(path: Path) -> list[Row]:
     if path.suffix.lower() == ".parquet":
         rows = read_parquet(path)[0]
     elif reader := _READERS.get(path.suffix.lower()):
-        rows = reader(_text(path), path)
+        rows = reader(read_text(path), path)
     else:
         raise DataError(f"{path}: unknown ending {path.suffix!r}; known: {', '.join(sorted({*_READERS, '.parquet'}))}")
     if not rows:
@@ -49,7 +58,12 @@ def read_file(path: Path) -> list[Row]:
     return rows
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Returns the whole file.
+
+    Raises:
+        DataError: it is not UTF-8; names line and byte.
+    """
     raw = path.read_bytes()
     try:
         return raw.decode("utf-8-sig")
@@ -57,56 +71,85 @@ def _text(path: Path) -> str:
         line = raw.count(b"\n", 0, error.start) + 1
         offset = error.start - (raw.rfind(b"\n", 0, error.start) + 1)
         raise DataError(
-            f"{path} line {line}: byte {offset + 1} (0x{raw[error.start]:02x}) is not UTF-8; save the file as UTF-8"
+            f"{path} line {line}, byte {offset + 1}: 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8"
         ) from error
 
 
 def _csv(text: str, path: Path) -> list[Row]:
-    return _table(text, path, ",")
+    return list(table_rows(io.StringIO(text, newline=""), path, ","))
 
 
 def _tsv(text: str, path: Path) -> list[Row]:
-    return _table(text, path, "\t")
+    return list(table_rows(io.StringIO(text, newline=""), path, "\t"))
 
 
-def _table(text: str, path: Path, delimiter: str) -> list[Row]:
-    rows: list[Row] = []
+def table_rows(file: Iterable[str], path: Path, delimiter: str) -> Iterator[Row]:
+    """Yields the rows of a csv or tsv file as they are read.
+
+    Args:
+        file: its lines, with their ends as they stand.
+        path: for messages.
+        delimiter: between fields.
+
+    Raises:
+        DataError: the header or a row is malformed; names row, line and column.
+    """
     limit = csv.field_size_limit(sys.maxsize)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = csv.reader(file, delimiter=delimiter, strict=True)
+    number = 0
     try:
         header = [name.strip() for name in next(lines, [])]
+        if not header and lines.line_num:
+            raise DataError(f"{path} line 1, column 1: the line is empty; put the names of the columns there")
         if repeated := [name for name in header if header.count(name) > 1]:
-            raise DataError(f"{path} line 1: column {repeated[0]!r} stands there twice; give each its own name")
+            raise DataError(f"{path} line 1, column {repeated[0]!r}: it stands there twice; give each its own name")
         for fields in lines:
             if not fields:
                 continue
+            number += 1
             if len(fields) != len(header):
+                at = min(len(fields), len(header))
+                column = repr(header[at]) if at < len(header) else f"{at + 1}, after {header[-1]!r}"
                 raise DataError(
-                    f"{path} line {lines.line_num}: {len(fields)} fields where the header has {len(header)}; "
-                    f"put texts that hold {'tabs' if delimiter == chr(9) else 'commas'} in double quotes"
+                    f"{path} row {number} (line {lines.line_num}), column {column}: {len(fields)} fields where "
+                    f"the header has {len(header)}; put texts that hold "
+                    f"{'tabs' if delimiter == chr(9) else 'commas'} in double quotes"
                 )
-            rows.append(dict(zip(header, fields, strict=True)))
+            yield dict(zip(header, fields, strict=True))
     except csv.Error as error:
-        raise DataError(f"{path} line {lines.line_num}: {error}; check the quotes there") from error
+        raise DataError(f"{path} row {number + 1} (line {lines.line_num}): {error}; check the quotes there") from error
     finally:
         csv.field_size_limit(limit)
-    return rows
 
 
 def _jsonl(text: str, path: Path) -> list[Row]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
+    return list(json_rows(text.split("\n"), path))
+
+
+def json_rows(lines: Iterable[str], path: Path) -> Iterator[Row]:
+    """Yields the rows of a file with a JSON object per line, as they are read.
+
+    Raises:
+        DataError: a line is not JSON or no object; names row and line.
+    """
+    row = 0
+    for number, line in enumerate(lines, 1):
         if line.strip():
-            rows.append(_object(_parse(line, path, number), f"{path} line {number}"))
-    return rows
+            row += 1
+            yield _object(_parse(line.rstrip("\r\n"), path, number), f"{path} row {row} (line {number})")
 
 
 def _json(text: str, path: Path) -> list[Row]:
     if not text.strip():
         return []
     value = _parse(text, path, 1)
+    if is_squad(value):
+        return read_squad(value, path)
     if not isinstance(value, list):
-        raise DataError(f"{path}: holds {type(value).__name__}, not a list of rows; use [{{...}}, {{...}}] or .jsonl")
+        raise DataError(
+            f"{path}: holds {type(value).__name__}, not a list of rows; use [{{...}}, {{...}}], "
+            ".jsonl, or the layout of SQuAD"
+        )
     return [_object(row, f"{path} row {number}") for number, row in enumerate(value, 1)]
 
 
@@ -115,7 +158,7 @@ def _parse(text: str, path: Path, line: int) -> object:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         if isinstance(error, json.JSONDecodeError):
-            where, why = f"line {line + error.lineno - 1} column {error.colno}", error.msg
+            where, why = f"line {line + error.lineno - 1}, column {error.colno}", error.msg
         else:
             where, why = f"line {line}", "nested too deeply"
         raise DataError(f"{path} {where}: not JSON ({why}); mend that line") from error
@@ -132,4 +175,5 @@ _READERS: dict[str, Callable[[str, Path], list[Row]]] = {
     ".tsv": _tsv,
     ".jsonl": _jsonl,
     ".json": _json,
+    **dict.fromkeys(ENDINGS, read_conll),
 }

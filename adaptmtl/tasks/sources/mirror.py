@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyarrow
@@ -77,6 +77,20 @@ def read_parquet(path: Path, wanted: list[str] | None = None) -> tuple[list[Row]
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable parquet file ({_first_line(error)}); fetch it again") from error
     return rows, _class_names(schema)
+
+
+def read_parquet_batches(path: Path, rows: int) -> Iterator[Row]:
+    """Yields the rows of a parquet file, so many of them in memory at a time.
+
+    Raises:
+        DataError: the file is broken.
+    """
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=rows):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a readable parquet file ({_first_line(error)}); fetch it again") from error
 
 
 def _present(wanted: list[str], names: list[str], path: Path) -> list[str]:

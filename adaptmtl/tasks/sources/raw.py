@@ -17,6 +17,7 @@ class RawRows:
         validation: rows that figures are reported on; None where the source has none (they are cut from ``train``).
         origin: where the rows came from, for provenance and messages.
         notes: what a reader of the figures should know (a split that was derived, rows that were dropped).
+        files: path of the file that a split was read from, where it was a person's own.
         class_names: names of integer class labels by column, where the source knows them.
     """
 
@@ -25,3 +26,4 @@ class RawRows:
     origin: str
     notes: tuple[str, ...] = ()
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)

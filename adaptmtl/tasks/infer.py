@@ -1,0 +1,164 @@
+"""What kind of task a person's own file holds, in which columns: a guess with its reasons, that can be overridden."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptmtl.errors import DataError, UnknownNameError, suggest
+from adaptmtl.tasks.column_facts import Table
+from adaptmtl.tasks.infer_kinds import GUESSERS, Found, Wanted
+from adaptmtl.tasks.sources.local import read_file
+from adaptmtl.tasks.spec import FileRows, Kind, TaskSpec
+
+#: Below this the guess is called unsure.
+SURE = 0.7
+_NOT_NAME = re.compile(r"[^a-z0-9_\-]+")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A task made from a file.
+
+    Attributes:
+        spec: the task, ready to load.
+        rows: rows of the training file.
+        found: kind, columns, confidence and reasons.
+        labels: counts by label as text, most frequent first; empty where labels are numbers or places.
+    """
+
+    spec: TaskSpec
+    rows: int
+    found: Found
+    labels: Mapping[str, int]
+
+    @property
+    def confidence(self) -> float:
+        """How sure the guess is, in [0, 1]: of the part that is least sure; 1 where a person said it."""
+        return min(confidence for _, confidence, _ in self.found.parts)
+
+    def lines(self) -> list[str]:
+        """Returns the summary for people, a line per decision, with how to change it where it may be wrong."""
+        out = [f"{self.spec.name}: {self.rows:,} rows, read as {self.spec.kind} (confidence {self.confidence:.2f})"]
+        out += [f"  {what} ({confidence:.2f}: {why})" for what, confidence, why in self.found.parts]
+        if self.labels:
+            shown = [f"{label} {count:,}" for label, count in list(self.labels.items())[:8]]
+            more = f", {len(self.labels) - 8} more" if len(self.labels) > 8 else ""
+            out.append(f"  {len(self.labels)} labels: {', '.join(shown)}{more}")
+        if self.confidence < SURE:
+            out.append("  not sure; if that is wrong, say it with --kind, --text-columns a,b and --label-column c")
+        return out
+
+
+def infer_task(
+    data: Path,
+    *,
+    validation: Path | None = None,
+    name: str | None = None,
+    kind: str | None = None,
+    text_columns: Sequence[str] = (),
+    label_column: str | None = None,
+) -> Guess:
+    """Makes a task of a file: csv, tsv, jsonl, json (rows or the layout of SQuAD), parquet or CoNLL.
+
+    Args:
+        data: training rows; validation rows are cut from them (seeded) where no file is named for those.
+        validation: rows that figures are reported on.
+        name: of the task; the file's name without it.
+        kind: overrides the guess.
+        text_columns: override the guess: text and second text; text and choices; question and context; words.
+        label_column: overrides the guess: label, labels, tags or answers.
+
+    Returns:
+        The guess.
+
+    Raises:
+        DataError: the file cannot be read, lacks a column that was named, or holds nothing that can be learned.
+        UnknownNameError: there is no such kind.
+    """
+    if kind is not None and kind not in list(Kind):
+        raise UnknownNameError("kind", kind, list(Kind), f"known: {', '.join(Kind)}")
+    data = Path(data).expanduser()
+    table = Table.of(read_file(data))
+    _check_header(table, data)
+    for column in (*text_columns, *((label_column,) if label_column else ())):
+        if column not in table.columns:
+            known = ", ".join(table.columns)
+            raise DataError(f"{data}: no column {column!r}{suggest(column, table.columns)}; columns there: {known}")
+    wanted = Wanted(tuple(text_columns), label_column)
+    found = _guess(table, wanted, Kind(kind) if kind else None, data)
+    rows = FileRows(
+        train=str(data.resolve()),
+        validation=str(Path(validation).expanduser().resolve()) if validation else None,
+        columns=found.columns,
+    )
+    spec = TaskSpec(name=name or task_name(data), kind=found.kind, description=f"Rows of {data.name}.", rows=(rows,))
+    return Guess(spec, table.n_rows, found, _labels(table, found))
+
+
+def task_name(path: Path) -> str:
+    """Returns a name for the task of a file: its stem in lower case, other signs than a-z, 0-9, _ and - replaced."""
+    name = _NOT_NAME.sub("-", path.stem.lower()).strip("-_")
+    return name or "mine"
+
+
+def _guess(table: Table, wanted: Wanted, kind: Kind | None, data: Path) -> Found:
+    reasons = []
+    for one, guesser in GUESSERS.items():
+        if kind is not None and one is not kind:
+            continue
+        found = guesser(table, wanted, kind is not None)
+        if isinstance(found, Found):
+            return found
+        if found and (kind is not None or one is Kind.SEQUENCE_CLASSIFICATION):
+            reasons.append(found)
+    known = ", ".join(table.columns)
+    why = reasons[-1] if reasons else "no columns of a known kind of task"
+    raise DataError(f"{data}: {why}; name them with --text-columns a,b and --label-column c (columns: {known})")
+
+
+def _labels(table: Table, found: Found) -> dict[str, int]:
+    column = table.columns.get(found.label_column or "")
+    if column is None:
+        return {}
+    counts: Counter[str]
+    if found.kind is Kind.SEQUENCE_CLASSIFICATION:
+        counts = column.counts
+    elif found.kind in (Kind.MULTI_LABEL_CLASSIFICATION, Kind.TOKEN_CLASSIFICATION):
+        separator = found.separator
+        several = column.lists or [
+            value.split() if separator == " " else str(value).split(separator) for value in column.present
+        ]
+        counts = Counter(str(label).strip() for row in several for label in row)
+    else:
+        return {}
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _check_header(table: Table, data: Path) -> None:
+    """A file without names has its first row where the names should be."""
+    names: list[Any] = list(table.columns)
+    blank = [i for i, name in enumerate(names, 1) if not str(name).strip()]
+    if blank:
+        raise DataError(f"{data} row 0 (line 1), column {blank[0]}: the column has no name; give every column one")
+    if data.suffix.lower() not in (".csv", ".tsv"):
+        return
+    for position, (name, column) in enumerate(table.columns.items(), 1):
+        number = _is_number(name)
+        if number or len(name.split()) > 6 or (len(column.counts) < 20 and name in column.counts):
+            raise DataError(
+                f"{data} row 0 (line 1), column {position}: {name[:40]!r} looks like a value, not like a name; "
+                "put a line of column names first"
+            )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

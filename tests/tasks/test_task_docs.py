@@ -1,0 +1,95 @@
+"""docs/tasks.md tells what is: its table is fresh, and its example of a package with tasks works as it stands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adaptmtl.errors import AdaptMTLError
+from adaptmtl.tasks import catalogue as catalogue_module
+from adaptmtl.tasks.catalogue import CatalogueError, load_catalogue
+from adaptmtl.tasks.catalogue_table import with_table
+from adaptmtl.tasks.spec import DEFAULT_METRIC
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "tasks.md"
+TEXT = DOCUMENT.read_text(encoding="utf-8")
+
+
+def test_the_table_is_fresh():
+    assert with_table(TEXT, load_catalogue()) == TEXT, "run: python -m adaptmtl.tasks.catalogue_table docs/tasks.md"
+    with pytest.raises(AdaptMTLError, match="has no lines"):
+        with_table("nothing", load_catalogue())
+
+
+def test_every_kind_is_told():
+    assert all(f"| `{kind}` |" in TEXT for kind in DEFAULT_METRIC)
+
+
+def install(folder: Path, points: str) -> None:
+    facts = folder / "my_tasks-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: my-tasks\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text(points)
+
+
+def test_the_example_works_as_it_stands(tmp_path):
+    example = TEXT.split("<!-- example: begin -->")[1].split("<!-- example: end -->")[0]
+    toml, code = (block.split("```")[0] for block in (example.split("```toml\n")[1], example.split("```python\n")[1]))
+    assert len(code.strip().splitlines()) <= 20
+    groups = re.findall(r'entry-points\."(.+?)"\]\n(.+)', toml)
+    install(tmp_path, "\n".join(f"[{group}]\n{line.replace(chr(34), '')}\n" for group, line in groups))
+    (tmp_path / "my_tasks.py").write_text(code)
+    (tmp_path / "tasks").mkdir()
+    rows = "text,label\n" + "".join(f"row number {i},{'ab'[i % 2]}\n" for i in range(20))
+    (tmp_path / "tasks" / "rows.csv").write_text(rows)
+    (tmp_path / "tasks" / "mine.yaml").write_text(
+        "name: mine\nkind: sequence_classification\nmetric: hit_rate\n"
+        "rows: [{type: file, train: rows.csv, columns: {text: text, label: label}}]\n"
+    )
+    check = (
+        "from adaptmtl.tasks.catalogue import load_catalogue\n"
+        "from adaptmtl.tasks.load import load_rows\n"
+        "from adaptmtl.tasks.metrics import evaluate_predictions\n"
+        "from adaptmtl.workspace import Workspace\n"
+        "from pathlib import Path\n"
+        f"rows = load_rows(load_catalogue().task('mine'), Workspace(home=Path({str(tmp_path)!r})))\n"
+        "held = rows.validation\n"
+        "found = [held.rows[0]['label']] * len(held)\n"
+        "print(evaluate_predictions(found, held, rows.spec))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path), "PATH": ""}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'hit_rate': 0.5" in done.stdout and "'accuracy': 0.5" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "part"),
+    [
+        (
+            "raise RuntimeError('broken on import')\n",
+            "'x' (my_other:FOLDER) cannot be had: RuntimeError: broken on import",
+        ),
+        ("FOLDER = __import__('pathlib').Path(__file__).parent / 'bad'\n", "wrong.yaml: kind: Field required"),
+    ],
+)
+def test_a_broken_package_is_named(tmp_path, monkeypatch, module, part):
+    install(tmp_path, "[adaptmtl.tasks]\nx = my_other:FOLDER\n")
+    (tmp_path / "my_other.py").write_text(module)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "wrong.yaml").write_text("name: wrong\nrows: [{type: file, train: x.csv, columns: {}}]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_other", raising=False)
+    catalogue_module._installed.cache_clear()
+    try:
+        with pytest.raises(CatalogueError) as caught:
+            load_catalogue()
+        assert part in str(caught.value)
+    finally:
+        sys.modules.pop("my_other", None)
+        catalogue_module._installed.cache_clear()
