@@ -7,10 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import numpy as np
-from scipy.stats import rankdata
-
 from adaptmtl.errors import SelectionError
+from adaptmtl.statistics import mean_ranks
 from adaptmtl.transfer.contract import Score
 
 DEFAULT_WEIGHTS: Mapping[str, float] = MappingProxyType(
@@ -85,5 +83,5 @@ def _places(row: Mapping[str, Score], names: list[str]) -> dict[str, float]:
     scored = [key for key in names if key in row and not math.isnan(row[key].value)]
     if len(scored) < 2:
         return dict.fromkeys(scored, 0.5)
-    ranks = rankdata([-row[key].value for key in scored])
-    return dict(zip(scored, ((np.asarray(ranks) - 1) / (len(scored) - 1)).tolist(), strict=True))
+    ranks = mean_ranks([-row[key].value for key in scored])
+    return dict(zip(scored, ((ranks - 1) / (len(scored) - 1)).tolist(), strict=True))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.special import ndtr, stdtr
 
 from adaptmtl.errors import SelectionError
 from adaptmtl.selection.aggregate import Ranked
@@ -114,7 +114,7 @@ def guard(
     posterior, deviation = _shrunk(gain, error)
     safe = np.where(deviation > 0, deviation, 1.0)
     certain = (posterior > least_gain).astype(np.float64)
-    probability = np.where(deviation > 0, norm.cdf((posterior - least_gain) / safe), certain)
+    probability = np.where(deviation > 0, ndtr((posterior - least_gain) / safe), certain)
     verdicts = {}
     for i, key in enumerate(sources):
         name: VerdictName = "helps" if p_helps[i] < level else "hurts" if p_hurts[i] < level else "neutral"
@@ -183,13 +183,14 @@ def choose(ranked: Sequence[Ranked], verdicts: Mapping[str, Verdict], max_source
 
 def _figures(verdict: Verdict) -> str:
     p = verdict.p_hurts if verdict.verdict == "hurts" else verdict.p_helps
-    return f"{verdict.verdict} (gain {verdict.gain:+.3f}, standard error {verdict.standard_error:.3f}, p {p:.2g})"
+    text = f"{verdict.verdict} (gain {verdict.gain:+.3f}, standard error {verdict.standard_error:.3f}, p {p:.2g})"
+    return text.replace("-", "−")  # as in tables
 
 
 def _p_above(gain: np.ndarray, error: np.ndarray, degrees: int) -> np.ndarray:
     """One-sided p that each gain is above 0; without any spread 0 or 1 by its sign (1 for no gain)."""
     exact = np.where(gain > 0, 0.0, 1.0)
-    return np.where(error > 0, t.sf(gain / np.where(error > 0, error, 1.0), degrees), exact)
+    return np.where(error > 0, stdtr(degrees, -gain / np.where(error > 0, error, 1.0)), exact)
 
 
 def _shrunk(gain: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from adaptmtl.errors import DataError, SelectionError
 from adaptmtl.registry import Registry
+from adaptmtl.transfer.history import Transfers
 
 Delta = Mapping[str, tuple[np.ndarray, np.ndarray]]
 TargetForm = Literal["classes", "values", "choices"]
 Part = TypeVar("Part")
-EVIDENCE = ("features", "text", "delta", "size")
+#: Parts of the evidence, cheapest first; an estimator names those that it needs.
+EVIDENCE = (
+    "size", "history", "text", "delta", "fisher", "space_map", "classes", "slopes", "features", "short_run",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +100,24 @@ class Features:
         return x - mean_x[self.row_of], y - mean_y[self.row_of]
 
 
+class SpaceMap(NamedTuple):
+    """An affine map that stands for a source's adapter on the plain backbone's vectors: x -> x + shift + (x down) up.
+
+    Attributes:
+        down: (hidden, r).
+        up: (r, hidden).
+        shift: (hidden,).
+    """
+
+    down: np.ndarray
+    up: np.ndarray
+    shift: np.ndarray
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Maps (n, hidden) to (n, hidden) float32."""
+        return (x + self.shift + (x @ self.down) @ self.up).astype(np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class SourceEvidence:
     """What is known of a source; parts that no chosen estimator needs stay None.
@@ -107,6 +129,12 @@ class SourceEvidence:
         features: the target's training rows through the backbone with this source's adapter, in the baseline's order.
         text_embedding: (hidden,) mean embedding of the source's training texts by the plain backbone.
         delta: low-rank weight update per module, ``(A (r, in), B (out, r))``, scale folded into B.
+        classes: (n, source labels) probabilities that the source's own head gives to its labels, per vector of
+            ``features``.
+        space_map: what the adapter does to the plain backbone's vectors, as an affine map.
+        fisher: module -> (out,) Fisher information of the source's rows on the adapter's fresh B, mean over the rank.
+        slopes: (rows,) change of each target row's loss per unit step from the plain backbone along the update.
+        short_run: (held-out rows,) score of held-out training rows of the target after a few steps from this source.
     """
 
     name: str
@@ -115,6 +143,11 @@ class SourceEvidence:
     features: Features | None = None
     text_embedding: np.ndarray | None = None
     delta: Delta | None = None
+    classes: np.ndarray | None = None
+    space_map: SpaceMap | None = None
+    fisher: Mapping[str, np.ndarray] | None = None
+    slopes: np.ndarray | None = None
+    short_run: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,12 +159,20 @@ class TargetEvidence:
         baseline: its training rows through the plain backbone; also fixes the folds that all sources share.
         text_embedding: (hidden,) mean embedding of its training texts.
         delta: weight update of the target's own adapter.
+        fisher: as in :class:`SourceEvidence`, of the target's rows.
+        short_run: as in :class:`SourceEvidence`, without any source.
+        history: past transfers to other targets on this backbone.
+        seed: of folds and of the random baseline.
     """
 
     name: str
     baseline: Features
     text_embedding: np.ndarray | None = None
     delta: Delta | None = None
+    fisher: Mapping[str, np.ndarray] | None = None
+    short_run: np.ndarray | None = None
+    history: Transfers | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)

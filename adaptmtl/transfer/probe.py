@@ -51,18 +51,11 @@ class ProbeRows:
 
 
 class Probe:
-    """Mean share of the labels' uncertainty that a cross-validated linear probe explains; the folds are the baseline's.
-
-    Args:
-        seed: of the folds.
-    """
+    """Mean share of the labels' uncertainty that a linear probe explains out of fold; the folds are the baseline's."""
 
     name = "probe"
     paper = "Alain and Bengio 2017, linear classifier probes (ICLR); Renggli et al. 2022 (CVPR)"
     needs = frozenset({"features"})
-
-    def __init__(self, seed: int = 0):
-        self.seed = seed
 
     def score(self, source: SourceEvidence, target: TargetEvidence) -> Score:
         """Returns the mean over rows and its standard error (rows as the unit, folds' shared training rows ignored).
@@ -71,8 +64,13 @@ class Probe:
             SelectionError: the features are missing or not of the target's rows.
         """
         features = aligned_features(self.name, source, target)
-        values = probe_rows(features, self.seed, make_folds(target.baseline, self.seed)).explained
-        return Score(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
+        return probe_score(probe_rows(features, target.seed, make_folds(target.baseline, target.seed)))
+
+
+def probe_score(found: ProbeRows) -> Score:
+    """Returns the mean of the rows' figures and its standard error, the folds' shared training rows ignored."""
+    values = found.explained
+    return Score(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
 
 
 def make_folds(features: Features, seed: int, n_folds: int = FOLDS, most: int = MOST_VECTORS) -> np.ndarray:
@@ -178,7 +176,7 @@ class _Model(Protocol):
 
     chance: float  # mean loss of knowing only the label frequencies
 
-    def fit(self, train: np.ndarray, penalty: float, start: np.ndarray | None) -> np.ndarray: ...
+    def fit(self, train: np.ndarray, penalty: float, start: np.ndarray | None, coarse: bool = False) -> np.ndarray: ...
 
     def losses(self, weights: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
 
@@ -198,29 +196,39 @@ def _out_of_fold(
 
 
 def _cross_validate(model: _Model, fold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Out-of-fold losses and hits per vector, the penalty of each fold chosen inside its training folds.
-
-    The fit without folds f and g serves both: its loss on g helps to choose for f, and the other way round.
-    """
+    """Out-of-fold losses and hits per vector, the penalty of each fold chosen inside its training folds."""
     n_folds = int(fold.max()) + 1
-    inner = np.zeros((n_folds, len(PENALTIES)))
-    for f in range(n_folds):
-        for g in range(f + 1, n_folds):
-            train = np.flatnonzero((fold != f) & (fold != g))
-            if n_folds == 2 or len(train) == 0:
-                continue
-            weights = None
-            for i, penalty in enumerate(PENALTIES):
-                weights = model.fit(train, penalty, weights)
-                inner[f, i] += model.losses(weights, np.flatnonzero(fold == g))[0].sum()
-                inner[g, i] += model.losses(weights, np.flatnonzero(fold == f))[0].sum()
+    penalties = _choose_penalties(model, fold, n_folds) if n_folds > 2 else [DEFAULT_PENALTY] * n_folds
     loss, correct = np.empty(len(fold)), np.empty(len(fold))
     for f in range(n_folds):
-        penalty = PENALTIES[int(inner[f].argmin())] if n_folds > 2 else DEFAULT_PENALTY
         held_out = np.flatnonzero(fold == f)
-        weights = model.fit(np.flatnonzero(fold != f), penalty, None)
+        weights = model.fit(np.flatnonzero(fold != f), penalties[f], None)
         loss[held_out], correct[held_out] = model.losses(weights, held_out)
     return loss, correct
+
+
+def _choose_penalties(model: _Model, fold: np.ndarray, n_folds: int) -> list[float]:
+    """The penalty of each fold.
+
+    The fit without folds f and g serves both: its loss on g helps to choose for f, and the other way round. Each fold
+    is paired with the next one only, so that it has two inner folds. Penalties are tried from the strongest on, each
+    fit starting from the last, until the inner loss rises for all folds: weak ones cost most steps and rarely win.
+    """
+    pairs = [(f, (f + 1) % n_folds) for f in range(n_folds)]
+    trains = [np.flatnonzero((fold != f) & (fold != g)) for f, g in pairs]
+    weights: list[np.ndarray | None] = [None] * n_folds
+    inner = np.full((n_folds, len(PENALTIES)), np.inf)
+    for i, penalty in enumerate(PENALTIES):
+        inner[:, i] = 0.0
+        for p, (f, g) in enumerate(pairs):
+            if len(trains[p]) == 0:
+                continue
+            found = weights[p] = model.fit(trains[p], penalty, weights[p], coarse=True)
+            inner[f, i] += model.losses(found, np.flatnonzero(fold == g))[0].sum()
+            inner[g, i] += model.losses(found, np.flatnonzero(fold == f))[0].sum()
+        if i and (inner[:, i] > inner[:, :i].min(axis=1)).all():
+            break
+    return [PENALTIES[i] for i in inner.argmin(axis=1)]
 
 
 class _Ridge:
@@ -231,7 +239,7 @@ class _Ridge:
         self.x, self.y = x, (y - y.mean()) / max(float(y.std()), 1e-30)
         self.chance = 1.0 if y.std() > 0 else np.inf
 
-    def fit(self, train: np.ndarray, penalty: float, start: np.ndarray | None) -> np.ndarray:
+    def fit(self, train: np.ndarray, penalty: float, start: np.ndarray | None, coarse: bool = False) -> np.ndarray:
         x, y = self.x[train], self.y[train]
         center, level = x.mean(axis=0), y.mean()
         x = x - center
@@ -254,11 +262,13 @@ class _Logit:
         self.chance = float(-(share * np.log(share)).sum()) or np.inf
         self.curvature = float((share * (1 - share)).mean())
 
-    def fit(self, train: np.ndarray, penalty: float, start: np.ndarray | None) -> np.ndarray:
-        x, hot = self.x[train], self.hot[train]
-        ridge = np.append(np.full(x.shape[1] - 1, penalty), INTERCEPT_PENALTY)[:, None]
+    def fit(self, train: np.ndarray, penalty: float, start: np.ndarray | None, coarse: bool = False) -> np.ndarray:
+        kind = np.float32 if coarse else np.float64  # half the time, and enough to choose a penalty by
+        x, hot = self.x[train].astype(kind, copy=False), self.hot[train].astype(kind, copy=False)
+        ridge = np.append(np.full(x.shape[1] - 1, penalty), INTERCEPT_PENALTY)[:, None].astype(kind)
 
         def objective(weights: np.ndarray) -> tuple[float, np.ndarray]:
+            weights = weights.astype(kind, copy=False)
             logits = x @ weights
             logits -= logits.max(axis=1, keepdims=True)
             exp = np.exp(logits)
@@ -267,7 +277,8 @@ class _Logit:
             return value, x.T @ (exp / total - hot) + ridge * weights
 
         begin = np.zeros((x.shape[1], hot.shape[1])) if start is None else start
-        return _minimise(objective, begin, self.curvature * (x**2).sum(axis=0)[:, None] + ridge, len(train))
+        curvature = self.curvature * (x**2).sum(axis=0)[:, None] + ridge
+        return _minimise(objective, begin, curvature.astype(np.float64), len(train), coarse)
 
     def losses(self, weights: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         logits = self.x[rows] @ weights
@@ -291,7 +302,7 @@ class _ConditionalLogit:
         first = np.append(True, row[1:] != row[:-1])
         return np.flatnonzero(first), np.cumsum(first) - 1
 
-    def fit(self, train: np.ndarray, penalty: float, start: np.ndarray | None) -> np.ndarray:
+    def fit(self, train: np.ndarray, penalty: float, start: np.ndarray | None, coarse: bool = False) -> np.ndarray:
         x, y = self.x[train], self.y[train]
         starts, which = self._questions(self.row[train])
 
@@ -304,7 +315,7 @@ class _ConditionalLogit:
             return value, x.T @ (exp / total[which] - y) + penalty * weights
 
         begin = np.zeros(x.shape[1]) if start is None else start
-        return _minimise(objective, begin, self.curvature * (x**2).sum(axis=0) + penalty, len(starts))
+        return _minimise(objective, begin, self.curvature * (x**2).sum(axis=0) + penalty, len(starts), coarse)
 
     def losses(self, weights: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         logits = self.x[rows] @ weights
@@ -317,8 +328,9 @@ class _ConditionalLogit:
 
 
 def _minimise(
-    objective: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.ndarray, curvature: np.ndarray, n: int
-) -> np.ndarray:
+    objective: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.ndarray, curvature: np.ndarray, n: int,
+    coarse: bool = False,
+) -> np.ndarray:  # fmt: skip
     """L-BFGS in coordinates scaled by an estimate of the diagonal curvature: about 10 steps instead of 100."""
     scale = np.broadcast_to(1 / np.sqrt(curvature), start.shape)
 
@@ -326,7 +338,7 @@ def _minimise(
         value, gradient = objective(flat.reshape(start.shape) * scale)
         return value / n, (gradient * scale).ravel() / n
 
-    options = {"maxiter": ITERATIONS, "ftol": 1e-9, "gtol": 1e-6}
+    options = {"maxiter": ITERATIONS, "ftol": 1e-5 if coarse else 1e-9, "gtol": 1e-4 if coarse else 1e-6}
     found = minimize(scaled, (start / scale).ravel(), jac=True, method="L-BFGS-B", options=options)
     return found.x.reshape(start.shape) * scale
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from adaptmtl.errors import DataError, OfflineError, SelectionError, UnknownNameError
 from adaptmtl.storage import key_of, read_json, write_json
-from adaptmtl.tasks.overlap import declared_overlap, overlap
+from adaptmtl.tasks.overlap import VERSION as OVERLAP_VERSION
+from adaptmtl.tasks.overlap import declared_overlap, shared, sketch_of
 from adaptmtl.tasks.rows import Split
 from adaptmtl.training.data import TaskData
 from adaptmtl.training.setup import Setup
@@ -111,10 +112,14 @@ def _reason_to_exclude(setup: Setup, target: TaskData, entry: Entry) -> str | No
 
 def _share(setup: Setup, rows: Split, target: TaskData) -> float:
     """Returns the overlap, from the workspace where these rows were compared before."""
-    key = key_of(step="overlap", version=VERSION, source=rows.fingerprint, target=target.fingerprint["validation"])
+    key = key_of(
+        step="overlap", version=(VERSION, OVERLAP_VERSION), source=rows.fingerprint,
+        target=target.fingerprint["validation"],
+    )  # fmt: skip
     path = setup.workspace.folder("overlaps", f"{key}.json")
     held = read_json(path)
     if held is None:
-        held = {"share": overlap(rows, target.validation.rows)}
+        sketches = (sketch_of(setup.workspace, split) for split in (rows, target.validation.rows))
+        held = {"share": shared(*sketches).any}
         write_json(path, held)
     return float(held["share"])

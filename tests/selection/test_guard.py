@@ -64,6 +64,7 @@ def test_choice_keeps_helping_sources_first_and_never_hurting_ones() -> None:
     assert selection.reasons["a"].startswith("dropped: expected to hurt")
     assert selection.reasons["c"].startswith("kept: helps")
     assert set(selection.reasons) == set("abcde")
+    assert "(gain −" in selection.reasons["a"] and "-" not in selection.reasons["a"]  # the minus of the tables
     one = choose(ranking("d", "c", "a", "b", "e"), guard(base, sources), max_sources=1)
     assert one.sources == ("d",)
     assert "1 better sources kept" in one.reasons["c"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from toy_tasks import FIVE_KINDS, toy_setup
 
-import adaptmtl.transfer.estimate as module
+import adaptmtl.transfer.sides as module
 from adaptmtl.adapters.methods import LoraMethod
 from adaptmtl.errors import UnknownNameError
 from adaptmtl.training.data import PreparedSplit

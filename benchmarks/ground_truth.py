@@ -1,0 +1,276 @@
+"""What does training from each source, and from sets of sources, really do for a target?
+
+The truth that estimators and planners are measured against: real transfers with the embedded backbone. For every target
+its adapter is trained from nothing (more seeds, since every gain is measured against it), from each source's adapter,
+and from the merge of source sets, always on the same few rows for the same number of steps, and scored on all
+validation rows. Sources that share texts with a target's validation rows are left out for it. Every target's result is
+kept in the workspace, so a killed run goes on where it stopped; the files are written anew after each target.
+
+    python benchmarks/ground_truth.py --mirror DIR [--seeds 3] [--jobs 1] [--smoke]
+
+Writes ground_truth.parquet (one row per training), ground_truth_scores.parquet (one row per target, source and
+estimator) and ground_truth.json (settings, sources, what was excluded, provenance).
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from adaptmtl.adapters.methods import LoraWeights
+from adaptmtl.fusion.contract import merges
+from adaptmtl.fusion.delta import from_peft
+from adaptmtl.fusion.methods import start_from, start_weights
+from adaptmtl.provenance import record
+from adaptmtl.selection.planner import rank_sources
+from adaptmtl.storage import read_json, write_json
+from adaptmtl.training.group import Member, train_group
+from adaptmtl.training.recipe import Encoding, Recipe
+from adaptmtl.training.score import score
+from adaptmtl.training.setup import Setup, make_setup
+from adaptmtl.transfer.contract import estimators
+from adaptmtl.transfer.estimate import estimate
+from adaptmtl.transfer.history import History, Transfer, as_recipe
+from adaptmtl.transfer.sources import find_sources
+from adaptmtl.workspace import Workspace
+from adaptmtl.zoo.build import ensure_adapter
+from adaptmtl.zoo.index import Entry
+
+VERSION = 1
+SOURCES = (
+    "mnli", "snli", "qnli", "scitail", "sick", "mrpc", "stsb", "cola", "sst2", "trec", "subj", "ag_news", "tweet_irony",
+    "tweet_emotion", "tweet_hate", "conll2000", "en_ewt", "ncbi_disease", "mit_restaurant", "squad", "policy_qa",
+    "subjqa-electronics", "cosmos_qa", "social_i_qa",
+)  # fmt: skip
+TARGETS = (
+    "rte", "mrpc", "stsb", "wic", "scicite", "ethos", "wnut17", "mit_movie", "qed", "subjqa-books", "balanced_copa",
+    "boolq", "cr", "sst5", "wikigold",
+)  # fmt: skip
+#: Sizes of the random sets: twelve of size three, to know what chance finds there, and others up to twelve.
+SET_SIZES = (3,) * 12 + (2, 2, 4, 5, 6, 8, 10, 12)
+SET_SEEDS = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the truth depends on besides the code."""
+
+    mirror: Path
+    home: Path
+    source_rows: int = 2500
+    source_epochs: float = 4.0
+    target_rows: int = 500
+    steps: int = 150
+    learning_rate: float = Recipe().learning_rate
+    head_rate: float = Recipe().head_rate
+    max_length: int = 128
+    eval_rows: int | None = None
+    seeds: int = 3
+    sources: tuple[str, ...] = SOURCES
+    targets: tuple[str, ...] = TARGETS
+    set_sizes: tuple[int, ...] = SET_SIZES
+
+    def setup(self, *, target: bool) -> Setup:
+        """Returns the settings of the sources' own training, or of the targets'."""
+        workspace = Workspace(home=self.home, mirror=self.mirror, offline=True)
+        recipe = Recipe(epochs=self.source_epochs, learning_rate=self.learning_rate, head_rate=self.head_rate)
+        if target:
+            recipe = replace(recipe, steps=self.steps)
+        eval_rows = self.eval_rows if target else min(self.eval_rows or 500, 500)
+        return make_setup(
+            workspace=workspace, recipe=recipe, encoding=Encoding(max_length=self.max_length), eval_rows=eval_rows
+        )
+
+
+def train_source(settings: Settings, task: str) -> dict[str, Any]:
+    """Trains one source's adapter, or finds it, and returns what it is."""
+    entry = ensure_adapter(settings.setup(target=False), task, settings.source_rows, 0)
+    manifest = entry.manifest()
+    return {
+        "task": task, "kind": str(manifest.task.kind), "rows": entry.train_rows, "metric": entry.metric,
+        "score": manifest.metrics[entry.metric].value, "seconds": manifest.cost.seconds, "key": entry.key,
+    }  # fmt: skip
+
+
+def measure_target(settings: Settings, target: str) -> dict[str, Any]:
+    """Trains every start for one target, or finds what was measured before."""
+    setup = settings.setup(target=True)
+    data = setup.data(target, settings.target_rows)
+    candidates = find_sources(setup, data, None)
+    entries = {entry.task: entry for entry in candidates.entries if entry.task in settings.sources}
+    plan = starts_to_measure(sorted(entries), settings, target)
+    key = setup.key("truth", truth_version=VERSION, data=data.identity, plan=[[list(s), seed] for s, seed in plan],
+                    entries={task: entry.key for task, entry in entries.items()})  # fmt: skip
+    path = setup.workspace.folder("truth", f"{key}.json")
+    if (held := read_json(path)) is not None:
+        return dict(held)
+    weights = Starts(setup, entries)
+    members = [Member(seed, weights.of(sources)) for sources, seed in plan]
+    rows, done, began = [], 0, time.perf_counter()
+    for group in train_group(setup.workspace, setup.backbone, data, setup.recipe, members):
+        outputs = group.outputs(setup.workspace, data.validation)
+        seconds = (time.perf_counter() - began) / len(outputs)  # members share their forward passes, and so their time
+        for (sources, seed), out in zip(plan[done : done + len(outputs)], outputs, strict=True):
+            values = score(data, data.validation, out).values
+            rows.append({
+                "target": target, "sources": "+".join(sources), "n_sources": len(sources), "seed": seed,
+                "metric": data.spec.main_metric, "score": values[data.spec.main_metric], "seconds": seconds,
+                "steps": group.log.steps, "target_rows": len(data.train.rows),
+                "eval_rows": len(data.validation.rows), "method": "merge",
+            })  # fmt: skip
+        done += len(outputs)
+        began = time.perf_counter()
+    remember(setup, rows)
+    result = {
+        "target": target, "kind": str(data.spec.kind), "runs": rows,
+        "scores": estimates(setup, settings, target, list(entries.values())),
+        "excluded": [list(one) for one in candidates.excluded],
+    }  # fmt: skip
+    write_json(path, result)
+    return result
+
+
+class Starts:
+    """LoRA weights to begin from, by set of sources; each merge is made once."""
+
+    def __init__(self, setup: Setup, entries: dict[str, Entry]):
+        self.setup, self.entries = setup, entries
+        self.bundles = {task: entry.load(backbone_hash=setup.backbone.hash) for task, entry in entries.items()}
+        self.made: dict[tuple[str, ...], LoraWeights | None] = {(): None}
+
+    def of(self, sources: tuple[str, ...]) -> LoraWeights | None:
+        """Returns the start; None without sources."""
+        if sources not in self.made:
+            bundles = [self.bundles[task] for task in sources]
+            if len(bundles) == 1:
+                self.made[sources] = start_from(self.setup, bundles[0])
+            else:
+                deltas = [from_peft(one.adapter, one.lora_config) for one in bundles]
+                merged = merges["linear"](deltas, [1.0] * len(deltas), self.setup.recipe.method.rank, 0)
+                self.made[sources] = start_weights(self.setup, merged.delta)
+        return self.made[sources]
+
+
+def starts_to_measure(names: Sequence[str], settings: Settings, target: str) -> list[tuple[tuple[str, ...], int]]:
+    """Returns (sources, seed) of all trainings of a target: nothing, each source, random sets."""
+    generator = np.random.default_rng(list(target.encode()))
+    sets: list[tuple[str, ...]] = []
+    for size in settings.set_sizes:
+        while (drawn := _draw(generator, names, size)) in sets and size < len(names):
+            pass
+        sets.append(drawn)
+    plan: list[tuple[tuple[str, ...], int]] = [((), seed) for seed in range(2 * settings.seeds)]
+    plan += [((name,), seed) for name in names for seed in range(settings.seeds)]
+    plan += [(drawn, seed) for drawn in dict.fromkeys(sets) for seed in range(min(SET_SEEDS, settings.seeds))]
+    return plan
+
+
+def _draw(generator: np.random.Generator, names: Sequence[str], size: int) -> tuple[str, ...]:
+    return tuple(sorted(generator.choice(names, min(size, len(names)), replace=False).tolist()))
+
+
+def remember(setup: Setup, rows: list[dict[str, Any]]) -> None:
+    """Puts the measured transfers into the workspace's history."""
+    alone = {row["seed"]: row["score"] for row in rows if not row["sources"]}
+    recipe = as_recipe(**setup.recipe.to_dict(), max_length=setup.encoding.max_length)
+    History(setup.workspace).record([
+        Transfer(setup.backbone.hash, row["target"], tuple(row["sources"].split("+")), row["seed"], row["score"],
+                 alone[row["seed"]], row["metric"], row["target_rows"], row["method"], recipe, row["seconds"])
+        for row in rows if row["sources"]
+    ])  # fmt: skip
+
+
+def estimates(setup: Setup, settings: Settings, target: str, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Returns every estimator's score of every source, from the target's training rows alone.
+
+    Those that learn from history are left out: what they know would depend on which targets were measured first. They
+    are judged leave-target-out from the transfers themselves.
+    """
+    data = setup.data(target, settings.target_rows)
+    names = [name for name in estimators if "history" not in estimators[name].needs]
+    rows = [{"target": target, **one} for one in estimate(setup, data, entries, names=names).records()]
+    table = rank_sources(setup, target, sources=[entry.task for entry in entries], rows=settings.target_rows)
+    for one in table.sources:
+        shared = {"target": target, "source": one.task, "seconds": one.seconds}
+        rows.append({**shared, "estimator": "ranking", "score": -one.mean_rank, "standard_error": None})
+        rows.append({**shared, "estimator": "guard", "score": one.gain, "standard_error": one.gain_error})
+    return rows
+
+
+def write(folder: Path, settings: Settings, sources: list[dict[str, Any]], done: dict[str, dict[str, Any]]) -> None:
+    """Writes what is known so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    order = [done[target] for target in settings.targets if target in done]
+    pd.DataFrame([row for one in order for row in one["runs"]]).to_parquet(folder / "ground_truth.parquet")
+    pd.DataFrame([row for one in order for row in one["scores"]]).to_parquet(folder / "ground_truth_scores.parquet")
+    write_json(folder / "ground_truth.json", {
+        "question": (__doc__ or "").splitlines()[0],
+        "settings": {
+            "source_rows": settings.source_rows, "source_epochs": settings.source_epochs,
+            "target_rows": settings.target_rows, "steps": settings.steps, "max_length": settings.max_length,
+            "seeds": settings.seeds, "baseline_seeds": 2 * settings.seeds, "set_seeds": SET_SEEDS,
+            "recipe": settings.setup(target=True).recipe.to_dict(),
+        },
+        "sources": sources,
+        "targets": [{"target": one["target"], "kind": one["kind"], "excluded": one["excluded"]} for one in order],
+        "missing": [target for target in settings.targets if target not in done],
+        "provenance": record(),
+    })  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mirror", type=Path, required=True)
+    parser.add_argument("--home", type=Path, default=Workspace().home)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--targets", help="comma-separated, instead of all")
+    parser.add_argument("--sources", help="comma-separated, instead of all")
+    parser.add_argument("--learning-rate", type=float, default=Recipe().learning_rate)
+    parser.add_argument("--head-rate", type=float, default=Recipe().head_rate)
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once; they share one device")
+    parser.add_argument("--smoke", action="store_true", help="few rows, tasks and steps, to see that it runs")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    chosen: dict[str, Any] = {"mirror": options.mirror, "home": options.home, "seeds": options.seeds}
+    chosen |= {"learning_rate": options.learning_rate, "head_rate": options.head_rate}
+    if options.smoke:
+        chosen |= {"source_rows": 48, "target_rows": 48, "steps": 4, "max_length": 48, "eval_rows": 60, "seeds": 1}
+        chosen |= {"sources": ("snli", "stsb", "conll2000"), "targets": ("rte", "qed"), "set_sizes": (2, 3)}
+    for name in ("targets", "sources"):
+        if getattr(options, name):
+            chosen[name] = tuple(getattr(options, name).split(","))
+    settings = Settings(**chosen)
+    with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        sources = list(pool.map(train_source, [settings] * len(settings.sources), settings.sources))
+        for one in sources:
+            print(f"source {one['task']}: {one['metric']} {one['score']:.3f}, {one['seconds']:.0f} s", flush=True)
+        done: dict[str, dict[str, Any]] = {}
+        failed: list[str] = []
+        waiting = {pool.submit(measure_target, settings, target): target for target in settings.targets}
+        for future in as_completed(waiting):
+            if (error := future.exception()) is not None:  # the other targets are measured all the same
+                failed.append(f"{waiting[future]}: {error!r}")
+                print(f"target {failed[-1]}", flush=True)
+                continue
+            done[waiting[future]] = future.result()
+            write(options.out, settings, sources, done)
+            runs = pd.DataFrame(done[waiting[future]]["runs"])
+            alone = runs[runs.n_sources == 0].score.mean()
+            best = runs[runs.n_sources == 1].groupby("sources").score.mean()
+            print(f"target {waiting[future]}: alone {alone:.3f}, best source {best.idxmax()} {best.max():.3f}, "
+                  f"{(best < alone).mean():.0%} of {len(best)} sources below alone", flush=True)  # fmt: skip
+    if failed:
+        raise SystemExit("not measured: " + "; ".join(failed))
+
+
+if __name__ == "__main__":
+    main()

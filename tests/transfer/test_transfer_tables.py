@@ -1,0 +1,59 @@
+"""Tables and plot of the document come from the results files, and stay where a result is missing."""
+
+import importlib.util
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def tables():
+    spec = importlib.util.spec_from_file_location("transfer_tables", ROOT / "benchmarks" / "transfer_tables.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(name, spearman, cost=None, **figures):
+    figures = {"spearman": spearman, **figures}
+    return {"name": name, "figures": figures, "seconds": None if cost is None else 100 * cost, "cost_share": cost}
+
+
+RESULT = {
+    "targets": 3, "pairs": 30, "seeds": [3],
+    "rows": [row("popularity", 0.25), row("few_step", 0.8, 0.4, auc=0.9), row("planner", -0.5, 0.0002), row("x", None)],
+    "noise": {"negative_share": 0.47, "positive_pairs": 5, "negative_pairs": 7},
+    "planner": "planner", "planner_minus": {"few_step": {"spearman": [-1.3, -1.5, -1.1], "auc": [0.1, None, None]}},
+}  # fmt: skip
+
+
+def test_only_what_is_at_hand_is_written(tables):
+    document = (ROOT / "docs" / "transfer.md").read_text()
+    assert all(document.count(f"<!-- results:{marker} -->") == 1 for marker in tables.SECTIONS)
+    assert tables.written(document, {}) == document
+    after = tables.written(document, {"transfer_quality.json": {"truth": RESULT}})
+    begin, end = "<!-- results:transfer-quality -->", "<!-- /results:transfer-quality -->"
+    section = after.split(begin)[1].split(end)[0]
+    assert after.split(begin)[0] == document.split(begin)[0] and after.split(end)[1] == document.split(end)[1]
+    assert "47% of the pairs transfer negatively" in section and "of 12 (5 up, 7 down)" in section
+    assert (
+        section.index("few step") < section.index("popularity") < section.index("| planner |") < section.index("| x |")
+    )
+    assert "| few step | 0.800 | 0.900 | 40.0 | 40.0% |" in section and "0.02%" in section
+    assert "| few step | −1.300 [−1.500, −1.100] | +0.100 |" in section
+    assert tables.written(after, {"transfer_quality.json": {"truth": RESULT}}) == after
+
+
+def test_the_plot_is_sound_and_shows_the_costed_rows(tables):
+    drawing = tables.plot(RESULT)
+    root = ElementTree.fromstring(drawing)
+    texts = [one.text for one in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"few step", "planner"} <= set(texts) and "popularity" not in texts
+    circles = {
+        name: (float(one.get("cx")), float(one.get("cy")))
+        for name, one in zip(["few step", "planner"], root.iter("{http://www.w3.org/2000/svg}circle"), strict=True)
+    }
+    assert circles["few step"][0] > circles["planner"][0] and circles["few step"][1] < circles["planner"][1]
