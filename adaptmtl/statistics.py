@@ -23,7 +23,7 @@ from typing import Literal
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 from adaptmtl.errors import DataError
 
@@ -219,6 +219,19 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     return adjusted
 
 
+def mean_ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Returns the rank of each value, 1 for the least; equal values share their mean rank.
+
+    The same as ``scipy.stats.rankdata`` (NaN for all where one value is NaN), without the second that importing
+    scipy.stats takes.
+    """
+    values = np.asarray(values, np.float64)
+    if np.isnan(values).any():
+        return np.full(len(values), np.nan)
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place]
+
+
 def _compared(scores: np.ndarray, replicates: np.ndarray, level: float, rows: int) -> Paired:
     spread, mean, seeds = _spread(scores, replicates, level, rows), float(scores.mean()), len(scores)
     half = _half_width((1 - level) / 2, spread.rows, spread.seeds, seeds)
@@ -245,7 +258,7 @@ def _spread(scores: np.ndarray, replicates: np.ndarray, level: float, rows: int)
         observed = float(scores.var(ddof=1)) / seeds
         interaction = float((replicates - means[:, None]).var(axis=0, ddof=1).sum()) * finite / (seeds - 1) / seeds
     shared = max(0.0, variance - min(interaction, observed))  # only what the seeds' term really holds is taken out
-    scale = float(np.sqrt(finite * shared / variance)) / float(norm.ppf((1 + level) / 2)) if variance > 0 else 0.0
+    scale = float(np.sqrt(finite * shared / variance)) / float(ndtri((1 + level) / 2)) if variance > 0 else 0.0
     return _Spread(float(np.sqrt(shared)), below * scale, above * scale, float(np.sqrt(observed)))
 
 
@@ -298,8 +311,8 @@ def _sd(scores: np.ndarray) -> float:
 
 def _half_width(tail: float, row_error: float, seed_error: float, seeds: int) -> float:
     """Distance from the mean beyond which lies ``tail`` on one side."""
-    seed_part = float(t.isf(tail, seeds - 1)) * seed_error if seed_error > 0 else 0.0
-    return float(np.hypot(norm.isf(tail) * row_error, seed_part))
+    seed_part = -float(stdtrit(seeds - 1, tail)) * seed_error if seed_error > 0 else 0.0
+    return float(np.hypot(-ndtri(tail) * row_error, seed_part))
 
 
 def _p_above(difference: float, row_error: float, seed_error: float, seeds: int) -> float:

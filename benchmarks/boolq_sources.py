@@ -3,12 +3,13 @@
 Needs a mirror folder in the Hub's layout that holds the tasks of the suite ``mirror-20``. Every training is kept in the
 workspace, so a killed run goes on where it stopped; the results file is written anew after every seed.
 
-    python benchmarks/boolq_sources.py --mirror DIR [--seeds 3] [--smoke]
+    python benchmarks/boolq_sources.py --mirror DIR [--seeds 5] [--target-rows 2000] [--smoke]
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from adaptmtl.evaluation.check import DEFAULT_ARMS, check
@@ -38,14 +39,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mirror", type=Path, required=True)
     parser.add_argument("--home", type=Path, default=Workspace().home)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--source-rows", type=int, default=2500)
+    parser.add_argument("--target-rows", type=int, default=2000)
+    parser.add_argument("--epochs", type=float, default=4.0)
+    parser.add_argument("--learning-rate", type=float, default=Recipe().learning_rate)
+    parser.add_argument("--head-rate", type=float, default=Recipe().head_rate)
+    parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--smoke", action="store_true", help="few rows and tasks, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "boolq_sources.json")
     options = parser.parse_args()
-    source_rows, target_rows, eval_rows = (48, 48, 60) if options.smoke else (500, 1000, None)
+    source_rows, target_rows, eval_rows = options.source_rows, options.target_rows, None
+    if options.smoke:
+        source_rows, target_rows, eval_rows = 48, 48, 60
     workspace = Workspace(home=options.home, mirror=options.mirror, offline=True, reporter=Lines())
-    recipe, encoding = Recipe(epochs=2), Encoding(max_length=96)
-    sources = make_setup(workspace=workspace, recipe=recipe, encoding=encoding, eval_rows=60 if options.smoke else 300)
+    recipe = Recipe(epochs=options.epochs, learning_rate=options.learning_rate, head_rate=options.head_rate)
+    encoding = Encoding(max_length=options.max_length)
+    sources = make_setup(workspace=workspace, recipe=recipe, encoding=encoding, eval_rows=60 if options.smoke else 500)
     setup = make_setup(workspace=workspace, recipe=recipe, encoding=encoding, eval_rows=eval_rows)
     suite = list(sources.catalogue.suite("mirror-20"))
     tasks = [name for name in suite if name != "boolq"]
@@ -56,7 +66,12 @@ def main() -> None:
     table = rank_sources(setup, "boolq", rows=target_rows)
     result = {
         "question": __doc__.splitlines()[0],
-        "settings": {"source_rows": source_rows, "target_rows": target_rows, "max_length": 96, **recipe.to_dict()},
+        "settings": {
+            "source_rows": source_rows,
+            "target_rows": target_rows,
+            **asdict(encoding),
+            **recipe.to_dict(),
+        },
         "adapters": [
             {"task": one.task, "name": one.name, "metric": one.metric, "metrics": one.metrics} for one in adapters
         ],

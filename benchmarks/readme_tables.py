@@ -48,10 +48,16 @@ def boolq_table(check: dict[str, Any], file: str) -> str:
         + (f"The majority rate is beaten, with an interval above 0, by: {', '.join(beaten)}." if beaten else
            "No arm beats the majority rate with an interval above 0."),
         "",
-        f"Measured on {machine['cores']} cores ({machine['processor']}). \"s before\": the sources' adapters or "
+        f"Measured on {_device(machine)}. \"s before\": the sources' adapters or "
         f"the multi-task encoder, once for all seeds. Every figure is from [{file}](benchmarks/results/{file}).",
     ]  # fmt: skip
     return "\n".join(rows)
+
+
+def _device(machine: dict[str, Any]) -> str:
+    if machine.get("device", "cpu") != "cpu":
+        return f"one {machine['device']}"
+    return f"{machine['cores']} cores ({machine['processor']})"
 
 
 def _bounds(value: float | None, low: float | None, high: float | None, sign: str = "") -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adaptmtl.cli import render
-from adaptmtl.cli.options import Data, Sources, Target, Training, auto_or_names, names, with_options
+from adaptmtl.cli.data import OwnData
+from adaptmtl.cli.options import Sources, Target, Training, auto_or_names, names, with_options
 
 if TYPE_CHECKING:
     from adaptmtl.evaluation.check import CheckResult
@@ -20,9 +21,9 @@ adaptmtl check --target boolq --sources trec,disfl_qa --margin 0.02
 
 @with_options
 def check(
-    target: Target,
-    general: Data,
+    general: OwnData,
     training: Training,
+    target: Target = None,
     sources: Sources = "auto",
     method: Annotated[str, typer.Option("--method", help="merge, scalearn or joint.", metavar="NAME")] = "merge",
     seeds: Annotated[int, typer.Option("--seeds", help="Runs per arm, with seeds 0, 1, ...", min=1, metavar="N")] = 5,
@@ -35,7 +36,7 @@ def check(
     ] = 0.01,
 ) -> None:
     """Compare the fused adapter with target-only, best single source and full multi-task fine-tuning, over seeds."""
-    general.catalogue().task(target)
+    target = general.target(target)
     setup = training.setup(general)
     from adaptmtl.evaluation.check import check as compare
 
@@ -79,7 +80,8 @@ def _print(result: CheckResult) -> None:
     console.print(costs)
     console.print(
         f"\nPoints of {result.metric}. p: paired, Holm-adjusted. Not inferior: at most {render.points(result.margin)} "
-        "points lost. Time: per seed; before: once, for the sources' adapters or the shared encoder."
+        "points lost. Time: per seed; before: once, for the sources' adapters and the trial that chose them, or the "
+        "shared encoder."
     )
     if result.majority is not None:
         console.print(_against_majority(result, result.majority))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adaptmtl.cli import render
-from adaptmtl.cli.options import Data, Seed, Sources, Target, Training, auto_or_names, with_options
+from adaptmtl.cli.data import OwnData
+from adaptmtl.cli.options import Seed, Sources, Target, Training, auto_or_names, with_options
 
 if TYPE_CHECKING:
     from adaptmtl.fusion.fuse import Fused
@@ -20,9 +21,9 @@ adaptmtl fuse --target boolq --sources trec,disfl_qa --method joint
 
 @with_options
 def fuse(
-    target: Target,
-    general: Data,
+    general: OwnData,
     training: Training,
+    target: Target = None,
     sources: Sources = "auto",
     method: Annotated[str, typer.Option("--method", help="merge, scalearn or joint.", metavar="NAME")] = "merge",
     name: Annotated[
@@ -32,7 +33,7 @@ def fuse(
     seed: Seed = 0,
 ) -> None:
     """Make one adapter for a target out of related sources; of the target alone when none is expected to help."""
-    general.catalogue().task(target)
+    target = general.target(target)
     setup = training.setup(general)
     from adaptmtl.fusion.fuse import fuse as make
 

@@ -10,6 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 #: Panels of the shared options.
 TRAINING = "Training options"
 GENERAL = "General options"
+OWN = "Own data options"
 #: Settings of every command and group.
 CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -19,7 +20,7 @@ class Command(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Writes arguments, then the command's own options, then each shared group."""
-        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": [], TRAINING: [], GENERAL: []}
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": [], OWN: [], TRAINING: [], GENERAL: []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:

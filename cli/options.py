@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from adaptmtl.cli.counts import row_count
 from adaptmtl.cli.layout import GENERAL, TRAINING
 from adaptmtl.cli.reporter import make_reporter
 from adaptmtl.workspace import Workspace
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from adaptmtl.tasks.catalogue import Catalogue
     from adaptmtl.training.setup import Setup
 
-Target = Annotated[str, typer.Option("--target", help="Task to do well on; see: adaptmtl tasks list.", metavar="TASK")]
+Target = Annotated[
+    str | None, typer.Option("--target", help="Task to do well on; see: adaptmtl tasks list.", metavar="TASK")
+]
 Sources = Annotated[
     str, typer.Option("--sources", help="Comma-separated source tasks; auto: choose by estimate.", metavar="A,B|auto")
 ]
@@ -88,10 +91,10 @@ class Data(General):
         return replace(workspace, mirror=self.mirror or workspace.mirror)
 
     def catalogue(self) -> Catalogue:
-        """Returns the tasks and suites that ship, and those of ``--task-file``."""
-        from adaptmtl.tasks.catalogue import load_catalogue
+        """Returns the tasks and suites that ship, those added to the workspace, and those of ``--task-file``."""
+        from adaptmtl.tasks.own import known_tasks
 
-        return load_catalogue(self.task_file)
+        return known_tasks(self.workspace(), self.task_file)
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,17 @@ class Training:
         str, _training("--backbone", "Frozen encoder: minilm (embedded), a folder, or a Hub id.", metavar="NAME")
     ] = "minilm"
     rows: Annotated[
-        int | None, _training("--rows", "Training rows per task, at most; all without it.", min=1, metavar="N")
+        int | None,
+        _training(
+            "--rows",
+            "Training rows per task, at most, such as 64 or 1k; all without it.",
+            parser=row_count,
+            metavar="N",
+        ),
     ] = None
     eval_rows: Annotated[
-        int | None, _training("--eval-rows", "Validation rows per task, at most; all without it.", min=1, metavar="N")
+        int | None,
+        _training("--eval-rows", "Validation rows per task, at most; all without it.", parser=row_count, metavar="N"),
     ] = None
     row_source: Annotated[
         str, _training("--row-source", "Where rows come from: auto, hub, mirror, archive or file.", metavar="NAME")

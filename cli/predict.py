@@ -86,6 +86,9 @@ def _answer(row: Mapping[str, Any], one: Mapping[str, Any]) -> tuple[str, str]:
     """Returns what is predicted and how sure that is, as text."""
     if "value" in one:
         return f"{one['value']:.3f}", ""
+    if "labels" in one:
+        shares = [f"{one['probabilities'][label]:.3f}" for label in one["labels"]]
+        return ", ".join(one["labels"]) or "(no label)", ", ".join(shares)
     if "answer" in one:
         return one["answer"] or "(no answer)", f"{one['score']:.3f}"
     if "choice" in one:

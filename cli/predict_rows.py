@@ -15,13 +15,14 @@ from adaptmtl.tasks.spec import COLUMNS, Kind
 #: First and second text of each kind.
 _TEXTS: dict[Kind, tuple[str, str | None]] = {
     Kind.SEQUENCE_CLASSIFICATION: ("text", "text_pair"),
+    Kind.MULTI_LABEL_CLASSIFICATION: ("text", "text_pair"),
     Kind.REGRESSION: ("text", "text_pair"),
     Kind.MULTIPLE_CHOICE: ("text", None),
     Kind.TOKEN_CLASSIFICATION: ("tokens", None),
     Kind.QUESTION_ANSWERING: ("question", "context"),
 }
 _LISTS = ("tokens", "choices")
-_ANSWERS = ("label", "tags", "answers")
+_ANSWERS = ("label", "labels", "tags", "answers")
 
 
 def rows_from_arguments(

@@ -108,8 +108,8 @@ def short(value: float | None) -> str:
         return NONE
     for limit, divisor, unit in ((1e3, 1, ""), (1e6, 1e3, "k"), (1e9, 1e6, "M"), (1e12, 1e9, "G"), (1e15, 1e12, "T")):
         if abs(value) < limit:
-            return f"{value / divisor:.3g}{unit}"
-    return f"{value:.2e}"
+            return f"{value / divisor:.3g}{unit}".replace("-", "−")
+    return f"{value:.2e}".replace("-", "−")
 
 
 def seconds(value: float | None) -> str:

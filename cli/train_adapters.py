@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from adaptmtl.cli import render
-from adaptmtl.cli.options import Data, Training, names, with_options
+from adaptmtl.cli.data import OwnData
+from adaptmtl.cli.options import Training, names, with_options
 from adaptmtl.errors import AdaptMTLError
 
 EXAMPLES = """
@@ -18,7 +19,7 @@ adaptmtl train-adapters --tasks trec,sms_spam --seeds 3
 
 @with_options
 def train_adapters(
-    general: Data,
+    general: OwnData,
     training: Training,
     tasks: Annotated[str, typer.Option("--tasks", help="Comma-separated tasks.", metavar="A,B")] = "",
     suite: Annotated[
@@ -29,10 +30,14 @@ def train_adapters(
     ] = 1,
 ) -> None:
     """Train one adapter per task and keep it in the zoo; those that are there are not trained again."""
-    if suite is None and not names(tasks):
-        raise AdaptMTLError("no tasks given: name some with --tasks a,b or a suite with --suite embedded")
+    if suite is None and not names(tasks) and general.data is None:
+        raise AdaptMTLError(
+            "no tasks given: name some with --tasks a,b or a suite with --suite embedded, "
+            "or give your own rows with --data FILE"
+        )
     catalogue = general.catalogue()
-    wanted = list(dict.fromkeys([*(catalogue.suite(suite) if suite is not None else ()), *names(tasks)]))
+    own = [general.own_task()] if general.data is not None else []
+    wanted = list(dict.fromkeys([*(catalogue.suite(suite) if suite is not None else ()), *names(tasks), *own]))
     for name in wanted:
         catalogue.task(name)
     setup = training.setup(general)
@@ -42,7 +47,8 @@ def train_adapters(
     if general.json:
         render.print_json(entries)
         return
-    table = render.table("adapter", "metric", "score [95%]", "rows", "training rows", right=("rows", "training rows"))
+    counts = ("evaluation rows", "training rows")
+    table = render.table("adapter", "metric", "score [95%]", *counts, right=counts)
     for one in entries:
         n = render.plain(one.metrics.get(one.metric) or {}).get("n")
         score = render.figure(one.metrics, one.metric)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from adaptmtl.cli import render
-from adaptmtl.cli.options import Data, Seed, Sources, Target, Training, auto_or_names, with_options
+from adaptmtl.cli.data import OwnData
+from adaptmtl.cli.options import Sources, Target, Training, auto_or_names, with_options
 
 if TYPE_CHECKING:
     from adaptmtl.selection.planner import TransferTable
@@ -17,9 +20,15 @@ adaptmtl transfer --target boolq --sources trec,disfl_qa
 
 
 @with_options
-def transfer(target: Target, general: Data, training: Training, sources: Sources = "auto", seed: Seed = 0) -> None:
+def transfer(
+    general: OwnData,
+    training: Training,
+    target: Target = None,
+    sources: Sources = "auto",
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the probe's folds.", min=0, metavar="N")] = 0,
+) -> None:
     """Estimate how much each adapter of the zoo will help a target, best first; trains nothing."""
-    general.catalogue().task(target)
+    target = general.target(target)
     setup = training.setup(general)
     from adaptmtl.selection.planner import rank_sources
 

@@ -44,9 +44,8 @@ def list_adapters(
         console.print(f"no adapters{f' of {task}' if task else ''} in {zoo.adapters}")
         return
     called = {key: alias for alias, key in aliases.items()}
-    table = render.table(
-        "adapter", "task", "metric", "score [95%]", "rows", "backbone", right=("rows",), elastic="backbone"
-    )
+    columns = ("adapter", "task", "metric", "score [95%]", "training rows", "backbone")
+    table = render.table(*columns, right=("training rows",), elastic="backbone")
     for one in entries:
         name = f"{one.name} ({called[one.key]})" if one.key in called else one.name
         score = render.figure(one.metrics, one.metric)

@@ -1,4 +1,4 @@
-"""Small tasks of all five kinds that a random 4-layer encoder can learn, in files and YAML as a person gives them."""
+"""Small tasks of all kinds that a random 4-layer encoder can learn, in files and YAML as a person gives them."""
 
 from __future__ import annotations
 
@@ -58,11 +58,17 @@ def where(draw: random.Random, number: int) -> dict[str, Any]:
     }
 
 
+def remarks(draw: random.Random, number: int) -> dict[str, Any]:
+    names = [name for name, bit in zip(COLOURS, (1, 2, 4), strict=True) if number % 8 & bit]
+    return {"text": f"{draw.choice(NOUNS)} {number} {' '.join(names)}", "labels": names}
+
+
 KINDS: dict[str, tuple[str, Callable[[random.Random, int], dict[str, Any]]]] = {
     "opinion": ("sequence_classification", opinion),
     "mood": ("sequence_classification", opinion),
     "verdict": ("sequence_classification", opinion),
     "colour": ("sequence_classification", colour),
+    "remarks": ("multi_label_classification", remarks),
     "size": ("regression", size),
     "right-word": ("multiple_choice", right_word),
     "nouns": ("token_classification", nouns),

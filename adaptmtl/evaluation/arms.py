@@ -13,8 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from adaptmtl.errors import SelectionError
 from adaptmtl.fusion.methods import start_from
 from adaptmtl.fusion.run import run_fusion
+from adaptmtl.fusion.trial import Trial
 from adaptmtl.provenance import measured
 from adaptmtl.registry import Registry
 from adaptmtl.storage import publish_folder, read_json, sha256_file, write_json
@@ -37,6 +39,7 @@ class Plan:
         all_sources: adapters that could be used, best first by the ranking where there is one.
         chosen: the adapters that were chosen; empty when none was expected to help.
         method: of fusion.
+        trial: what decided on them, where the ranking alone did not.
     """
 
     setup: Setup
@@ -45,6 +48,7 @@ class Plan:
     all_sources: tuple[Entry, ...]
     chosen: tuple[Entry, ...]
     method: str
+    trial: Trial | None = None
 
     @property
     def related(self) -> tuple[Entry, ...]:
@@ -158,17 +162,35 @@ def _multitask(sources: Callable[[Plan], tuple[Entry, ...]]) -> Callable[[Plan, 
 
 
 def _related(plan: Plan) -> tuple[Entry, ...]:
-    return plan.related
+    return with_rows(plan, plan.related)
 
 
 def _all(plan: Plan) -> tuple[Entry, ...]:
-    return plan.all_sources
+    return with_rows(plan, plan.all_sources)
+
+
+def with_rows(plan: Plan, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    """Leaves out adapters of tasks that are not known here (pulled ones, say): multi-task training needs their rows.
+
+    Raises:
+        SelectionError: none is left.
+    """
+    known = tuple(entry for entry in entries if entry.task in plan.setup.catalogue.tasks)
+    if not known:
+        raise SelectionError(
+            "no rows for full multi-task training: no known task among "
+            f"{', '.join(entry.task for entry in entries) or 'none'}; "
+            "add one with: adaptmtl tasks add, or leave the arm out with --arms"
+        )
+    return known
 
 
 arms.register("target_adapter")(Arm("target-only adapter", _none, _target_adapter))
 arms.register("target_full")(Arm("target-only full fine-tuning", _none, _target_full, full=True))
 arms.register("best_source")(Arm("best single source, then target", lambda plan: plan.related[:1], _best_source))
-arms.register("random_sources")(Arm("random sources fused, then target", _all, _random_sources))
+arms.register("random_sources")(
+    Arm("random sources fused, then target", lambda plan: plan.all_sources, _random_sources)
+)
 arms.register("fused")(Arm("fused (chosen sources)", lambda plan: plan.chosen, _fused))
 arms.register("multitask_chosen")(
     Arm("full multi-task on chosen, then target", _related, _multitask(_related), full=True, multitask=True)
@@ -199,6 +221,13 @@ def _adapters_cost(plan: Plan, entries: tuple[Entry, ...]) -> Upstream:
         tokens=tokens,
         flops=tokens * flops_per_token(plan.setup, full=False),
     )
+
+
+def choosing_cost(plan: Plan) -> Upstream:
+    """Returns what the trial took that the choice of sources rests on; nothing where there was none."""
+    if (trial := plan.trial) is None:
+        return Upstream()
+    return Upstream(trial.seconds, trial.examples, trial.tokens, trial.tokens * flops_per_token(plan.setup, full=False))
 
 
 def _shared_encoder(plan: Plan, entries: tuple[Entry, ...]) -> tuple[dict[str, Tensor], Upstream]:

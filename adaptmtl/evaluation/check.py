@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from adaptmtl.errors import AdaptMTLError
-from adaptmtl.evaluation.arms import Arm, Plan, arms, flops_per_token, read_tensors
+from adaptmtl.evaluation.arms import Arm, Plan, Upstream, arms, choosing_cost, flops_per_token, read_tensors
 from adaptmtl.fusion.fuse import DEFAULT_METHOD, choose_sources
 from adaptmtl.fusion.methods import fusions
 from adaptmtl.provenance import measured, record
@@ -21,11 +21,11 @@ from adaptmtl.statistics import against_constant, holm, interval, paired, verdic
 from adaptmtl.storage import publish_folder, read_json, sha256_file, write_json
 from adaptmtl.tasks.metrics import metrics
 from adaptmtl.tasks.spec import Kind
-from adaptmtl.training.batches import training_units
 from adaptmtl.training.data import TaskData
 from adaptmtl.training.loop import Log
 from adaptmtl.training.score import score
 from adaptmtl.training.setup import Setup
+from adaptmtl.training.sizes import sizes_of
 from adaptmtl.transfer.sources import find_sources
 
 VERSION = 1
@@ -43,7 +43,8 @@ class ArmResult:
         mean, sd: over seeds; ``sd`` is None for one seed.
         low, high: 95% interval over rows and seeds.
         seconds: of one seed's training on the target and its evaluation, mean over seeds.
-        upstream_seconds: before that, once: the sources' adapters or the multi-task training.
+        upstream_seconds: before that, once: the sources' adapters and the trial that chose them, or the multi-task
+            training.
         examples, tokens, flops: seen in training, upstream included, for one seed; flops are matrix products only.
         trained_parameters: values trained on the target.
         difference, difference_low, difference_high: fused minus this arm, paired, with its 95% interval.
@@ -146,12 +147,20 @@ def check(
     wanted += [] if "fused" in wanted else ["fused"]
     with measured() as cost:
         plan, summary = make_plan(setup, target, sources, method, rows)
+        strangers = [entry.task for entry in plan.all_sources if entry.task not in setup.catalogue.tasks]
+        if strangers and any(arms[name].multitask for name in wanted):
+            setup.workspace.reporter.say(
+                f"full multi-task training is without {', '.join(strangers)}: no task of that name is known, so there "
+                "are no rows; adaptmtl tasks add"
+            )
         runs = {name: [_run(plan, _stands_for(plan, name), seed) for seed in range(seeds)] for name in wanted}
     metric, data = plan.target.spec.main_metric, plan.target
     majority = majority_score(data)
-    results = _compare(
-        {name: _summarise(name, found, metric, majority) for name, found in runs.items()}, runs, metric, margin
-    )
+    choosing = {"fused": choosing_cost(plan)}  # not in the arm's own product: named sources take no trial
+    summaries = {
+        name: _summarise(name, found, metric, majority, choosing.get(name, Upstream())) for name, found in runs.items()
+    }
+    results = _compare(summaries, runs, metric, margin)
     return CheckResult(
         target=target,
         kind=str(data.spec.kind),
@@ -184,8 +193,8 @@ def make_plan(
     order = [row.key for row in choice.table.sources] if choice.table else [entry.key for entry in choice.entries]
     ranked = [candidates[key] for key in order if key in candidates]
     ranked += [entry for key, entry in candidates.items() if key not in order]
-    fixed = setup.with_steps(setup.recipe.steps_for(len(training_units(data.train.encoded))))
-    return Plan(fixed, setup, data, tuple(ranked), choice.entries, method), choice.summary
+    fixed = setup.with_steps(setup.recipe.steps_for(sizes_of(data.train).units))
+    return Plan(fixed, setup, data, tuple(ranked), choice.entries, method, choice.trial), choice.summary
 
 
 def _stands_for(plan: Plan, name: str) -> str:
@@ -244,14 +253,14 @@ def _run(plan: Plan, name: str, seed: int) -> _Done:
     return _Done({name: values.numpy() for name, values in statistics.items()}, facts)
 
 
-def _summarise(name: str, runs: Sequence[_Done], metric: str, majority: float | None) -> ArmResult:
+def _summarise(name: str, runs: Sequence[_Done], metric: str, majority: float | None, choosing: Upstream) -> ArmResult:
     stats = np.stack([run.statistics[metric] for run in runs])
     scorer = metrics[metric].score
     bounds = interval(stats, scorer, limits=(metrics[metric].lowest, 1.0))
     above = against_constant(stats, scorer, majority) if majority is not None else None
     upstream = {
-        name: float(np.mean([run.facts["upstream"][name] for run in runs]))
-        for name in ("seconds", "rows", "tokens", "flops")
+        part: float(np.mean([run.facts["upstream"][part] for run in runs])) + extra
+        for part, extra in asdict(choosing).items()
     }  # differs between seeds only where each draws sources of its own
     return ArmResult(
         name=name,

@@ -11,7 +11,7 @@ import torch
 from adaptmtl.adapters.bundle import Bundle
 from adaptmtl.backbone.load import Backbone, resolve
 from adaptmtl.errors import BackboneError, DataError, UnknownNameError
-from adaptmtl.tasks.decode import Predictions, decode
+from adaptmtl.tasks.decode import MAX_ANSWER_TOKENS, Predictions, decode
 from adaptmtl.tasks.encode import encode
 from adaptmtl.tasks.rows import Row, Split
 from adaptmtl.tasks.spec import Kind, TaskSpec
@@ -24,6 +24,7 @@ from adaptmtl.zoo.store import Zoo
 #: Columns that a row to predict on has, by kind; an optional one ends with "?".
 INPUT_COLUMNS: dict[Kind, tuple[str, ...]] = {
     Kind.SEQUENCE_CLASSIFICATION: ("text", "text_pair?"),
+    Kind.MULTI_LABEL_CLASSIFICATION: ("text", "text_pair?"),
     Kind.REGRESSION: ("text", "text_pair?"),
     Kind.MULTIPLE_CHOICE: ("text", "choices"),
     Kind.TOKEN_CLASSIFICATION: ("tokens",),
@@ -59,8 +60,9 @@ class Predictor:
             rows: dicts with :attr:`columns`.
 
         Returns:
-            By kind: ``{"label", "probabilities"}``, ``{"value"}``, ``{"choice", "text", "probabilities"}``,
-            ``{"tokens", "tags"}``, or ``{"answer", "start", "end", "score"}`` (characters of the context).
+            By kind: ``{"label", "probabilities"}``, ``{"labels", "probabilities"}``, ``{"value"}``,
+            ``{"choice", "text", "probabilities"}``, ``{"tokens", "tags"}``, or ``{"answer", "start", "end", "score"}``
+            (characters of the context).
 
         Raises:
             DataError: a row lacks a column, or a text is empty or no text.
@@ -73,7 +75,15 @@ class Predictor:
             split, self.spec, self.backbone.tokenizer, max_length=facts.max_length, stride=facts.stride, labelled=False
         )
         outputs = outputs_of(self.model, encoded, None, accelerator().device)
-        found = decode(encoded, outputs, split, self.spec, null_answers=facts.null_answers)
+        found = decode(
+            encoded,
+            outputs,
+            split,
+            self.spec,
+            null_answers=facts.null_answers,
+            null_threshold=facts.null_threshold,
+            max_answer_tokens=facts.max_answer_tokens or MAX_ANSWER_TOKENS,
+        )
         return [self._answer(found, index, row) for index, row in enumerate(split.rows)]
 
     def _checked(self, row: Mapping[str, Any], number: int) -> Row:
@@ -109,6 +119,8 @@ class Predictor:
         shares = [round(float(p), 6) for p in found.probabilities[index]] if found.probabilities is not None else []
         if kind is Kind.SEQUENCE_CLASSIFICATION:
             return {"label": names[label], "probabilities": dict(zip(names, shares, strict=True))}
+        if kind is Kind.MULTI_LABEL_CLASSIFICATION:
+            return {"labels": [names[i] for i in label], "probabilities": dict(zip(names, shares, strict=True))}
         if kind is Kind.REGRESSION:
             return {"value": float(label)}
         if kind is Kind.MULTIPLE_CHOICE:

@@ -12,7 +12,7 @@ from adaptmtl.adapters.manifest import SourceFacts
 from adaptmtl.errors import SelectionError
 from adaptmtl.fusion.methods import fusions
 from adaptmtl.fusion.run import run_fusion
-from adaptmtl.fusion.trial import try_sources
+from adaptmtl.fusion.trial import Trial, try_sources
 from adaptmtl.provenance import measured
 from adaptmtl.selection.planner import TransferTable, rank_sources
 from adaptmtl.training.data import TaskData
@@ -66,12 +66,21 @@ class Fused:
 
 @dataclass(frozen=True)
 class Choice:
-    """The source set of a fusion, with the reasons; ``table`` only where it was chosen automatically."""
+    """The source set of a fusion, with the reasons.
+
+    Attributes:
+        entries: the adapters to fuse, best first; none where the target is trained alone.
+        reasons: task -> why it was kept or dropped.
+        summary: one sentence.
+        table: the ranking, where they were chosen automatically.
+        trial: what decided, where the ranking alone did not.
+    """
 
     entries: tuple[Entry, ...]
     reasons: dict[str, str]
     summary: str
     table: TransferTable | None
+    trial: Trial | None = None
 
 
 def choose_sources(
@@ -118,7 +127,7 @@ def _after_trial(setup: Setup, target: TaskData, table: TransferTable, likely: S
     for entry in likely:
         figures = reasons[entry.task].removeprefix("dropped: ").split(";")[0]
         reasons[entry.task] = f"{'kept' if taken else 'dropped'} after a trial: {figures}"
-    return Choice(tuple(likely) if taken else (), reasons, summary, table)
+    return Choice(tuple(likely) if taken else (), reasons, summary, table, trial)
 
 
 def fuse(

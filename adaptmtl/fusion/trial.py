@@ -12,15 +12,16 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from adaptmtl.fusion.methods import FusedModel
 from adaptmtl.fusion.run import run_fusion
+from adaptmtl.provenance import measured
 from adaptmtl.storage import read_json, write_json
 from adaptmtl.training.data import TaskData
+from adaptmtl.training.loop import Log
 from adaptmtl.training.score import score
 from adaptmtl.training.setup import Setup
 from adaptmtl.zoo.index import Entry
 
-VERSION = 1
+VERSION = 2
 HELD_OUT = 0.25
 MOST_HELD_OUT = 250
 SEEDS = (0, 1)
@@ -33,11 +34,16 @@ class Trial:
     Attributes:
         fused, alone: score of the main metric on the held-out training rows, per seed.
         rows: held-out rows.
+        seconds: wall seconds of all its trainings, when they were done.
+        examples, tokens: seen in these trainings.
     """
 
     fused: tuple[float, ...]
     alone: tuple[float, ...]
     rows: int
+    seconds: float = 0.0
+    examples: int = 0
+    tokens: int = 0
 
     @property
     def gain(self) -> float:
@@ -58,17 +64,22 @@ def try_sources(setup: Setup, target: TaskData, entries: Sequence[Entry], method
                     sources=sorted(entry.key for entry in entries), method=method, seeds=SEEDS)  # fmt: skip
     path = setup.workspace.folder("trials", f"{key}.json")
     if (held := read_json(path)) is not None:
-        return Trial(tuple(held["fused"]), tuple(held["alone"]), held["rows"])
+        return Trial(**{**held, "fused": tuple(held["fused"]), "alone": tuple(held["alone"])})
     part = target.hold_out(HELD_OUT, MOST_HELD_OUT, seed=0)
+    logs: list[Log] = []
 
     def scores(sources: Sequence[Entry]) -> tuple[float, ...]:
-        return tuple(_score(setup, part, run_fusion(setup, part, sources, method, seed)) for seed in SEEDS)
+        found = []
+        for seed in SEEDS:
+            made = run_fusion(setup, part, sources, method, seed)
+            logs.extend((made.trained.log, made.before or Log()))
+            outputs = made.trained.outputs(setup.workspace, part.validation)
+            found.append(score(part, part.validation, outputs).values[part.spec.main_metric])
+        return tuple(found)
 
-    trial = Trial(fused=scores(entries), alone=scores(()), rows=len(part.validation.rows))
+    with measured() as cost:
+        fused, alone = scores(entries), scores(())
+    trial = Trial(fused, alone, len(part.validation.rows), cost.seconds,
+                  examples=sum(log.rows for log in logs), tokens=sum(log.tokens for log in logs))  # fmt: skip
     write_json(path, asdict(trial))
     return trial
-
-
-def _score(setup: Setup, part: TaskData, fused: FusedModel) -> float:
-    outputs = fused.trained.outputs(setup.workspace, part.validation)
-    return score(part, part.validation, outputs).values[part.spec.main_metric]

@@ -162,7 +162,10 @@ def make_bundle(
             trained_parameters=trained.trained_parameters,
         ),
         encoding=EncodingFacts(
-            max_length=data.encoding.max_length, stride=data.encoding.stride, null_answers=data.null_answers
+            max_length=data.encoding.max_length,
+            stride=data.encoding.stride,
+            null_answers=data.null_answers,
+            max_answer_tokens=data.max_answer_tokens,
         ),
         head=HeadFacts(kind=str(spec.kind), config={"outputs": head.output.out_features}),
         probe=probe_facts(config, trained.weights, head, spec, backbone, data.encoding),

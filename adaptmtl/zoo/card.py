@@ -12,6 +12,7 @@ from adaptmtl.tasks.spec import Kind
 
 _PIPELINES = {
     Kind.SEQUENCE_CLASSIFICATION: "text-classification",
+    Kind.MULTI_LABEL_CLASSIFICATION: "text-classification",
     Kind.REGRESSION: "text-classification",
     Kind.MULTIPLE_CHOICE: "multiple-choice",
     Kind.TOKEN_CLASSIFICATION: "token-classification",

@@ -53,6 +53,12 @@ def test_training_options_stand_apart_from_general_ones():
     assert order == sorted(order)
 
 
+def test_the_seed_of_transfer_is_that_of_folds_and_of_fuse_that_of_training():
+    texts = {name: CliRunner().invoke(app, [name, "--help"]).stdout for name in ("transfer", "fuse")}
+    assert "Seed of the probe's folds." in texts["transfer"] and "row order" not in texts["transfer"]
+    assert "Seed of row order, head and dropout." in texts["fuse"]
+
+
 def test_shown_defaults_are_those_of_the_library():
     from dataclasses import fields
 

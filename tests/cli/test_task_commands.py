@@ -55,7 +55,7 @@ def test_show_names_labels_and_places(capsys):
         (["check", "--target", "bolq"], "unknown task 'bolq'; did you mean boolq"),
         (["train-adapters", "--tasks", "boolq,trek"], "unknown task 'trek'; did you mean trec"),
         (["train-adapters"], "no tasks given"),
-        (["fuse"], "missing option '--target'; see: adaptmtl fuse --help"),
+        (["fuse"], "no task given: name one (--target NAME)"),
         (["fuze"], "no such command 'fuze'; did you mean 'fuse'"),
         (["fuse", "--target", "boolq", "--rows", "0"], "invalid value for '--rows'"),
         (["tasks", "list", "--task-file", "nowhere.yaml"], "no task file or folder nowhere.yaml"),
@@ -69,12 +69,12 @@ def test_an_error_is_one_line_on_stderr_and_exit_2(capsys, arguments, said):
 
 
 def test_a_mistake_in_a_command_keeps_its_traceback(monkeypatch):
-    from adaptmtl.tasks import catalogue
+    from adaptmtl.tasks import own
 
-    def broken(extra):
+    def broken(workspace, extra):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(catalogue, "load_catalogue", broken)
+    monkeypatch.setattr(own, "known_tasks", broken)
     with pytest.raises(ZeroDivisionError):
         main(["tasks", "list"])
 
@@ -93,12 +93,12 @@ def test_tasks_of_ones_own_are_listed(capsys, tmp_path):
 
 
 def test_interrupted_command_says_so_and_exits_130(capsys, monkeypatch):
-    from adaptmtl.tasks import catalogue
+    from adaptmtl.tasks import own
 
-    def interrupted(extra):
+    def interrupted(workspace, extra):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(catalogue, "load_catalogue", interrupted)
+    monkeypatch.setattr(own, "known_tasks", interrupted)
     status, out, err = run(capsys, "tasks", "list")
     assert (status, out) == (130, "")
     assert "interrupted; run the same command again to go on" in err

@@ -103,7 +103,7 @@ def test_an_unknown_backbone(capsys, place, home, backbone, part):
 @pytest.mark.parametrize(
     ("train", "held", "parts"),
     [
-        ("a,y\nx,good\ny,bad\n", GOOD, ["task own, train", "no column 't'", "columns there: a, y"]),
+        ("a,y\nx,good\ny,bad\n", GOOD, ["own.csv, train", "no column 't'", "columns there: a, y"]),
         (GOOD, "t,y\nthe dog,goood\nthe cat,bad\n", ["validation row 1", "unknown label 'goood'; did you mean good"]),
         ("t,y\nthe dog,good\n,bad\n", GOOD, ["train row 2", "the text is empty"]),
         ("", GOOD, ["own.csv holds no rows"]),
@@ -133,7 +133,7 @@ def test_labels_of_a_regression_that_are_no_numbers(capsys, tmp_path, tiny_backb
     rows[4]["label"] = float(value) if value in ("nan", "inf") else value
     write_rows(tmp_path / "size-train.jsonl", rows)
     given = options(tmp_path / "size.yaml", tmp_path / "home", tiny_backbone)
-    refused(capsys, ["train-adapters", "--tasks", "size", *given], "task size, train row 5, column 'label'")
+    refused(capsys, ["train-adapters", "--tasks", "size", *given], "train row 5, column 'label'")
 
 
 def test_one_enormous_text_is_no_error(capsys, tmp_path, tiny_backbone):

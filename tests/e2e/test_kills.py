@@ -125,6 +125,7 @@ def test_check_interrupted_between_arms(capsys, place, tiny_backbone, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "appears", "how"),
     [
+        (TRAIN, "rows/*", signal.SIGKILL),
         (TRAIN, "states/*", signal.SIGKILL),
         (TRAIN, "zoo/adapters/[!.]*", signal.SIGINT),
         (TRANSFER, "estimates/*", signal.SIGKILL),

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from toy_tasks import toy_setup
 
 import adaptmtl.evaluation.check as module
 from adaptmtl.errors import AdaptMTLError, SelectionError, UnknownNameError
-from adaptmtl.evaluation.arms import arms, random_sources
+from adaptmtl.evaluation.arms import arms, flops_per_token, random_sources, with_rows
 from adaptmtl.evaluation.check import DEFAULT_ARMS, check, make_plan
+from adaptmtl.fusion.fuse import Choice
+from adaptmtl.fusion.trial import Trial
 from adaptmtl.statistics import holm, paired
 from adaptmtl.tasks.metrics import metrics
 from adaptmtl.training.multitask import Mixing
@@ -215,3 +218,44 @@ def test_without_accuracy_of_classes_there_is_no_majority(trained, target):
 def test_wrong_arguments_are_told_before_anything_is_trained(trained, no_training, wrong, error, message):
     with pytest.raises(error, match=message):
         check(trained, "opinion", **{"sources": ["mood"], "seeds": 1, **wrong})
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_the_fused_arm_pays_for_the_trial_that_chose_its_sources(trained, monkeypatch, taken):
+    named = check(trained, "opinion", sources=["mood"], seeds=1, arms_wanted=["target_adapter", "fused"])
+    before = {arm.name: arm for arm in named.arms}
+    trial = Trial((0.9,), (0.5,), rows=12, seconds=7.5, examples=100, tokens=900)
+    source = make_plan(trained, "opinion", ["mood"], "merge", None)[0].chosen
+
+    def after_trial(*_):
+        return Choice(source if taken else (), {}, "after a trial", None, trial)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "choose_sources", after_trial)
+        tried = check(trained, "opinion", seeds=1, arms_wanted=["target_adapter", "fused"])
+    alone, fused = tried.arms
+    assert alone == replace(before["target_adapter"], difference=alone.difference, verdict=alone.verdict,
+                            difference_low=alone.difference_low, difference_high=alone.difference_high,
+                            p_value=alone.p_value)  # fmt: skip
+    stands = before["fused" if taken else "target_adapter"]
+    assert fused.upstream_seconds == pytest.approx(stands.upstream_seconds + 7.5)
+    assert (fused.examples, fused.tokens) == (stands.examples + 100, stands.tokens + 900)
+    assert fused.flops == pytest.approx(stands.flops + 900 * flops_per_token(trained, full=False))
+    again = check(trained, "opinion", sources=["mood"], seeds=1, arms_wanted=["target_adapter", "fused"])
+    assert again.arms == named.arms, "named sources take no trial"
+
+
+def test_a_check_whose_trainings_are_held_tokenises_nothing(trained, result, no_training, monkeypatch):
+    given = {"sources": ["colour", "mood"], "seeds": 2, "arms_wanted": ALL}
+    first = check(trained, "opinion", **given)
+    monkeypatch.setattr("adaptmtl.training.data.encode", lambda *_, **__: pytest.fail("rows were tokenised"))
+    monkeypatch.setattr("adaptmtl.training.setup._LOADED", {})
+    assert check(trained, "opinion", **given).arms == first.arms
+
+
+def test_adapters_of_unknown_tasks_are_no_part_of_multi_task_training():
+    plan = SimpleNamespace(setup=SimpleNamespace(catalogue=SimpleNamespace(tasks={"rte": 1, "trec": 2})))
+    rte, pulled = SimpleNamespace(task="rte"), SimpleNamespace(task="pulled")
+    assert with_rows(plan, (pulled, rte)) == (rte,)
+    with pytest.raises(SelectionError, match=r"no known task among pulled.*tasks add"):
+        with_rows(plan, (pulled,))

@@ -2,11 +2,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from scipy.stats import norm, ttest_1samp
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm, rankdata, ttest_1samp
 
 from adaptmtl import statistics as stats
 from adaptmtl.errors import DataError
-from adaptmtl.statistics import against_constant, holm, interval, paired, verdict
+from adaptmtl.statistics import against_constant, holm, interval, mean_ranks, paired, verdict
 
 
 def mean_score(sums: np.ndarray) -> np.ndarray:
@@ -206,3 +208,8 @@ def test_a_score_that_resamples_break_is_refused() -> None:
 def test_arms_must_match() -> None:
     with pytest.raises(DataError, match="equal rows and seeds"):
         paired(np.ones((2, 5, 2)), np.ones((3, 5, 2)), mean_score)
+
+
+@given(st.lists(st.floats() | st.sampled_from([0.0, -0.0, 1.0, 2.0]), max_size=12))
+def test_mean_ranks_equal_scipy(values: list[float]) -> None:
+    assert np.array_equal(mean_ranks(values), rankdata(values), equal_nan=True)

@@ -69,6 +69,23 @@ def test_both_ways_are_trained_on_the_same_rows_and_scored_on_held_out_ones(setu
     assert try_sources(setup, target, entries(setup), "merge") == trial and len(seen) == 4
 
 
+@pytest.mark.parametrize("method", ["merge", "joint"])
+def test_the_trial_says_what_its_trainings_took(setup, monkeypatch, method):
+    made = []
+    real = trial_module.run_fusion
+
+    def kept(*given):
+        made.append(real(*given))
+        return made[-1]
+
+    monkeypatch.setattr(trial_module, "run_fusion", kept)
+    trial = try_sources(setup, setup.data("opinion"), entries(setup), method)
+    logs = [log for one in made for log in (one.trained.log, one.before) if log is not None]
+    assert len(logs) == (4 if method == "merge" else 6)
+    assert (trial.examples, trial.tokens) == (sum(log.rows for log in logs), sum(log.tokens for log in logs))
+    assert trial.seconds > 0 and trial.tokens > trial.examples > 0
+
+
 def test_the_trial_never_reads_evaluation_rows(setup, monkeypatch):
     target = setup.data("opinion")
     poisoned = target.validation.rows
