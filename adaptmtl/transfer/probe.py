@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.special import logsumexp
 from threadpoolctl import threadpool_limits
 
@@ -332,6 +331,8 @@ def _minimise(
     coarse: bool = False,
 ) -> np.ndarray:  # fmt: skip
     """L-BFGS in coordinates scaled by an estimate of the diagonal curvature: about 10 steps instead of 100."""
+    from scipy.optimize import minimize  # estimates at hand do without this import
+
     scale = np.broadcast_to(1 / np.sqrt(curvature), start.shape)
 
     def scaled(flat: np.ndarray) -> tuple[float, np.ndarray]:
