@@ -48,8 +48,9 @@ def boolq_table(check: dict[str, Any], file: str) -> str:
         + (f"The majority rate is beaten, with an interval above 0, by: {', '.join(beaten)}." if beaten else
            "No arm beats the majority rate with an interval above 0."),
         "",
-        f"Measured on {_device(machine)}. \"s before\": the sources' adapters or "
-        f"the multi-task encoder, once for all seeds. Every figure is from [{file}](benchmarks/results/{file}).",
+        f"Measured on {_device(machine)}. \"s before\": the sources' adapters and "
+        "the trial that chose them, or the multi-task encoder, once for all seeds. "
+        f"Every figure is from [{file}](benchmarks/results/{file}).",
     ]  # fmt: skip
     return "\n".join(rows)
 
