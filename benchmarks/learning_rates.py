@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,7 @@ def measure(options: argparse.Namespace, task: str) -> list[dict[str, Any]]:
             if (held := read_json(path)) is None:
                 members = [Member(seed, rate=rate / RATES[0]) for rate, seed in grid]
                 held = []
-                for group in train_group(workspace, setup.backbone, data, replace(recipe), members):
+                for group in train_group(workspace, setup.backbone, data, recipe, members):
                     for member, out in zip(group.members, group.outputs(workspace, data.validation), strict=True):
                         held.append({
                             "task": task, "metric": data.spec.main_metric, "rows": len(data.train.rows),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +120,9 @@ class Spoken:
 
     def track(self, items, description, total=None):
         yield from items
+
+
+def copied(setup: Setup, home: Path) -> Setup:
+    """Returns a setup with a copy of its workspace, for a test that changes it."""
+    shutil.copytree(setup.workspace.home, home)
+    return replace(setup, workspace=replace(setup.workspace, home=home))

@@ -59,7 +59,6 @@ def row_gradients(setup: Setup, split: PreparedSplit, updates: Sequence[Update] 
     head = make_head(split.spec, setup.backbone.hidden_size, split.encoded, seed)
     built = lora_model(setup.backbone, setup.recipe.method, k, head, default_dtype())
     model, encoded = built.model.to(device).eval(), split.encoded
-    model.encoder.short = None  # the short way calls no module of the layers, and so none of the hooks below
     states, units = split.states(setup.workspace, k, default_dtype(), device), training_units(encoded)
     _fit_head(model, encoded, states, units, device)
     head.requires_grad_(False)

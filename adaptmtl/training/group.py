@@ -10,8 +10,7 @@ what it would learn alone (dropout draws other numbers).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,11 +25,18 @@ from adaptmtl.backbone.precision import LowRankLinear, default_dtype
 from adaptmtl.backbone.segments import SegmentedEncoder
 from adaptmtl.backbone.states import States, padded_length, states_on
 from adaptmtl.errors import AdaptMTLError
-from adaptmtl.training.adapter import Trained
+from adaptmtl.training.adapter import Trained, count_trainable
 from adaptmtl.training.batches import epochs_of_units, features_of, make_batch, training_units
 from adaptmtl.training.data import PreparedSplit, TaskData
 from adaptmtl.training.loop import Log, accelerator
-from adaptmtl.training.model import feature_batches, lora_model, to_device
+from adaptmtl.training.model import (
+    empty_outputs,
+    feature_batches,
+    lora_model,
+    place_outputs,
+    single_features,
+    to_device,
+)
 from adaptmtl.training.recipe import Recipe
 from adaptmtl.workspace import Workspace
 
@@ -163,9 +169,7 @@ class Group:
     def outputs(self, workspace: Workspace, split: PreparedSplit) -> list[np.ndarray]:
         """Returns each member's outputs on a split, in its encoded order, as :func:`outputs_of` does for one model."""
         encoded, states = split.encoded, self._states(workspace, split)
-        width, per_token = self.heads[0].output.out_features, self.heads[0].per_token
-        rows = encoded.n_tokens if per_token else encoded.n_features
-        found = [np.zeros((rows, width), dtype=np.float32) for _ in self.members]
+        found = [empty_outputs(head, encoded) for head in self.heads]
         with torch.inference_mode():
             for batch in feature_batches(encoded, None):
                 joined = self._join(encoded, states, [batch.features] * len(self.members))
@@ -173,12 +177,7 @@ class Group:
                 mask = batch.attention_mask.to(self.device)
                 for head, own, out in zip(self.heads, hidden, found, strict=True):
                     values = head.scale_outputs(head(own, mask)).float().cpu().numpy()
-                    if not per_token:
-                        out[batch.features] = values
-                        continue
-                    for row, feature in enumerate(batch.features):
-                        start, end = encoded.offsets[feature], encoded.offsets[feature + 1]
-                        out[start:end] = values[row, : end - start]
+                    place_outputs(out, values, head, encoded, batch.features)
         return found
 
     def weights(self, index: int) -> LoraWeights:
@@ -192,8 +191,7 @@ class Group:
         )
         share = len(self.members)
         log = replace(self.log, rows=self.log.rows // share, tokens=self.log.tokens // share, losses=[])
-        count = sum(p.numel() for p in built.model.parameters() if p.requires_grad)
-        return Trained(built.model.eval().to(self.device), built.weights, self.k, log, count)
+        return Trained(built.model.eval().to(self.device), built.weights, self.k, log, count_trainable(built.model))
 
     def _states(self, workspace: Workspace, split: PreparedSplit) -> States | None:
         return states_on(split.states(workspace, self.k, default_dtype(), self.device), self.device)
@@ -204,8 +202,7 @@ class Group:
         filled = np.concatenate([np.pad(one, (0, most - len(one)), mode="edge") for one in features])
         own = np.concatenate(features)
         length = padded_length(int(encoded.lengths[own].max()))
-        single = replace(encoded, unit_offsets=np.arange(encoded.n_features + 1), labels=None)
-        batch = make_batch(single, states, filled, length)
+        batch = make_batch(single_features(encoded), states, filled, length)
         return _Joined(to_device(batch, self.device), len(features), length, int(encoded.lengths[own].sum()))
 
     def _optimizer(self, steps: int) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
@@ -220,11 +217,7 @@ class Group:
             {"params": vectors, "weight_decay": 0.0, **of_head},
         ]
         optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)
-        warmup = max(1, math.ceil(self.recipe.warmup * steps))
-        warm_up_and_decay: Callable[[int], float] = lambda i: min(  # noqa: E731
-            (i + 1) / warmup, max(0.0, (steps - i) / max(1, steps - warmup))
-        )
-        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, warm_up_and_decay)
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.recipe.rate_at(step, steps))
 
     def _clip(self) -> None:
         """Scales each member's gradients to the recipe's largest norm, as if it were alone."""

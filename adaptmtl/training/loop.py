@@ -95,7 +95,6 @@ def run(
         *({"params": [parameter], "weight_decay": 0.0, "lr": rate} for parameter, rate in own_rates),
     ]
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, fused=True)
-    warmup = max(1, math.ceil(recipe.warmup * steps))
     peaks = [group["lr"] for group in optimizer.param_groups]
     own = model, optimizer
     model, optimizer = device.prepare(model, optimizer)
@@ -124,7 +123,7 @@ def run(
                 skip(log.steps)
         for i in reporter.track(range(log.steps, steps), description, steps - log.steps):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * min((i + 1) / warmup, max(0.0, (steps - i) / max(1, steps - warmup)))
+                group["lr"] = peak * recipe.rate_at(i, steps)
             done = step(model, i)
             log.steps += 1
             losses.append(done.loss.detach().float())

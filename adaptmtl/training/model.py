@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -99,29 +99,41 @@ def outputs_of(model: TaskModel, encoded: EncodedRows, states: States | None, de
     """
     model.eval()
     head = model.head
-    width = head.output.out_features
-    out = np.zeros((encoded.n_tokens if head.per_token else encoded.n_features, width), dtype=np.float32)
+    out = empty_outputs(head, encoded)
     for batch in feature_batches(encoded, states):
         with torch.inference_mode():
             values = head.scale_outputs(model(to_device(batch, device))).float().cpu().numpy()
-        if head.per_token:
-            for row, feature in enumerate(batch.features):
-                start, end = encoded.offsets[feature], encoded.offsets[feature + 1]
-                out[start:end] = values[row, : end - start]
-        else:
-            out[batch.features] = values
+        place_outputs(out, values, head, encoded, batch.features)
     return out
+
+
+def empty_outputs(head: Head, encoded: EncodedRows) -> np.ndarray:
+    """Returns zeros for a head's outputs on all features of a split, as :func:`outputs_of` lays them out."""
+    return np.zeros(
+        (encoded.n_tokens if head.per_token else encoded.n_features, head.output.out_features), dtype=np.float32
+    )
+
+
+def place_outputs(out: np.ndarray, values: np.ndarray, head: Head, encoded: EncodedRows, features: np.ndarray) -> None:
+    """Puts a batch's outputs, (features, outputs) or (features, tokens, outputs), where they belong in ``out``."""
+    if not head.per_token:
+        out[features] = values
+        return
+    for row, feature in enumerate(features):
+        start, end = encoded.offsets[feature], encoded.offsets[feature + 1]
+        out[start:end] = values[row, : end - start]
 
 
 def feature_batches(encoded: EncodedRows, states: States | None):  # type: ignore[no-untyped-def]
     """Yields batches of single features, unlabelled, of similar length and bounded size."""
-    single = EncodedRows(
-        kind=encoded.kind, n_rows=encoded.n_rows, input_ids=encoded.input_ids, token_type_ids=encoded.token_type_ids,
-        offsets=encoded.offsets, unit_offsets=np.arange(encoded.n_features + 1), feature_row=encoded.feature_row,
-        labels=None,
-    )  # fmt: skip
+    single = single_features(encoded)
     for features in token_batches(encoded.lengths):
         yield make_batch(single, states, features)
+
+
+def single_features(encoded: EncodedRows) -> EncodedRows:
+    """Returns a split whose every feature is a unit of its own, unlabelled."""
+    return replace(encoded, unit_offsets=np.arange(encoded.n_features + 1), labels=None)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

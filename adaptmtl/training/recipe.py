@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -80,6 +81,11 @@ class Recipe:
     def steps_for(self, units: int) -> int:
         """Returns the optimiser steps for a training split of so many units."""
         return self.steps or max(1, round(self.epochs * units / self.batch_size))
+
+    def rate_at(self, step: int, steps: int) -> float:
+        """Returns the share of the peak learning rate at a step: linear warm-up, then linear decay to 0."""
+        warmup = max(1, math.ceil(self.warmup * steps))
+        return min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values, for keys and manifests."""

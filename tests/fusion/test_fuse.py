@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from tiny import write_tiny_backbone
-from toy_tasks import Spoken, toy_setup, write_task
+from toy_tasks import Spoken, copied, toy_setup, write_task
 
 import adaptmtl.fusion.fuse as module
 from adaptmtl.adapters.bundle import ADAPTER, HEAD
@@ -29,10 +29,7 @@ def trained(tmp_path_factory, tiny_backbone):
 @pytest.fixture
 def setup(trained, tmp_path):
     """The same tasks and zoo, copied, so that each test starts from three source adapters."""
-    import shutil
-
-    shutil.copytree(trained.workspace.home, tmp_path / "home")
-    return replace(trained, workspace=replace(trained.workspace, home=tmp_path / "home"))
+    return copied(trained, tmp_path / "home")
 
 
 @pytest.fixture

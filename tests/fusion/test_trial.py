@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 
 import pytest
-from toy_tasks import toy_setup
+from toy_tasks import copied, toy_setup
 
 from adaptmtl.fusion import fuse as fuse_module
 from adaptmtl.fusion import trial as trial_module
@@ -29,8 +28,7 @@ def trained(tmp_path_factory, tiny_backbone):
 
 @pytest.fixture
 def setup(trained, tmp_path):
-    shutil.copytree(trained.workspace.home, tmp_path / "home")
-    return replace(trained, workspace=replace(trained.workspace, home=tmp_path / "home"))
+    return copied(trained, tmp_path / "home")
 
 
 @pytest.fixture

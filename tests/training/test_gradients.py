@@ -37,17 +37,23 @@ def updates_for(setup, number, seed=0):
     ]
 
 
-@pytest.mark.parametrize("task", FIVE_KINDS)
-def test_slopes_are_finite_differences_of_each_rows_loss(setup, task, monkeypatch):
-    split, updates = setup.data(task).train, updates_for(setup, 2)
-    kept = {}
+@pytest.fixture
+def kept(monkeypatch):
+    """The model whose gradients were taken, under "model"."""
+    found = {}
     fit = module._fit_head
 
     def remember(model, *rest):
         fit(model, *rest)
-        kept["model"] = model
+        found["model"] = model
 
     monkeypatch.setattr(module, "_fit_head", remember)
+    return found
+
+
+@pytest.mark.parametrize("task", FIVE_KINDS)
+def test_slopes_are_finite_differences_of_each_rows_loss(setup, task, kept):
+    split, updates = setup.data(task).train, updates_for(setup, 2)
     found = row_gradients(setup, split, updates)
     model, k = kept["model"], setup.recipe.layers_below(setup.backbone)
     units = training_units(split.encoded)
@@ -77,16 +83,8 @@ def _same_place(full, cut, k):
 
 
 @pytest.mark.parametrize("task", FIVE_KINDS)
-def test_fisher_is_the_mean_squared_gradient_of_single_units(setup, task, monkeypatch):
+def test_fisher_is_the_mean_squared_gradient_of_single_units(setup, task, kept):
     split = setup.data(task).train
-    kept = {}
-    fit = module._fit_head
-
-    def remember(model, *rest):
-        fit(model, *rest)
-        kept["model"] = model
-
-    monkeypatch.setattr(module, "_fit_head", remember)
     found = row_gradients(setup, split)
     model, k, encoded = kept["model"], setup.recipe.layers_below(setup.backbone), split.encoded
     states = split.states(setup.workspace, k, torch.float32, torch.device("cpu"))
