@@ -1,4 +1,4 @@
-# make demo    the whole loop on real data, about ten minutes on two cores
+# make demo    the whole loop on real data, about a quarter of an hour on two cores
 # make test    lint, types, tests; what CI runs
 # make help    all targets
 
