@@ -103,18 +103,22 @@ class _Runs:
         self.of.setdefault(sources, []).append(self.train(sources, seed))
 
     def posterior(self, sources: Sources, expected: Gain) -> Gain:
-        """Returns the gain after what was measured with the seeds that the candidate and the target alone share."""
+        """Returns the gain over the mean of all trainings of the target alone.
+
+        All candidates are held against the same mean: one that was dropped after a seed in which the target alone
+        happened to do badly would otherwise keep that seed's gain for good.
+        """
         own, alone = self.of[sources], self.of[()]
+        base = float(np.mean([one.value for one in alone]))
+        unit = max(base, LEAST_BASELINE)
         pairs = [
-            paired(one.statistics[None], base.statistics[None], self.score, resamples=_RESAMPLES)
-            for one, base in zip(own, alone, strict=False)
+            paired(one.statistics[None], at_seed.statistics[None], self.score, resamples=_RESAMPLES)
+            for one, at_seed in zip(own, alone, strict=False)
         ]
-        unit = max(float(np.mean([base.value for base in alone[: len(own)]])), LEAST_BASELINE)
-        by_rows = (
-            float(np.mean([(one.high - one.low) / (2 * _NORMAL) for one in pairs])) / unit
-        )  # the rows are the same
-        by_seeds = float(SEED_SHARE * expected.sd / len(pairs) ** 0.5)
-        measured = float(np.mean([one.difference for one in pairs])) / unit
+        # all seeds are scored on the same rows, so that part does not shrink with their number
+        by_rows = float(np.mean([(one.high - one.low) / (2 * _NORMAL) for one in pairs])) / unit
+        by_seeds = SEED_SHARE * expected.sd * ((1 / len(own) + 1 / len(alone)) / 2) ** 0.5
+        measured = (float(np.mean([one.value for one in own])) - base) / unit
         return expected.updated(measured, float(np.hypot(by_rows, by_seeds)))
 
 
@@ -140,7 +144,7 @@ def successive_halving(
         runs.add((), seed)
         for one in alive:
             runs.add(one, seed)
-            posterior[one] = runs.posterior(one, candidates[one])
+        posterior = {one: runs.posterior(one, candidates[one]) for one in posterior}
         spent, seed = spent + len(alive) + 1, seed + 1
         alive = sorted(alive, key=lambda one: (-posterior[one].mean, one))[: (len(alive) + 1) // 2]
         if len(alive) == 1 and not 1 - CLEAR < posterior[alive[0]].probability < CLEAR:

@@ -78,6 +78,19 @@ def test_a_lucky_seed_does_not_outweigh_what_was_expected():
     assert sceptical.gain.mean > sceptical.expected.mean and hopeful.gain.mean < hopeful.expected.mean
 
 
+def test_a_bad_seed_of_the_target_alone_flatters_no_candidate():
+    """With seed 0 the target alone scores .40, later .60: the candidate that was tried with seed 0 only is no better."""
+
+    def bench(sources, seed):
+        rate = {(): 0.40 if seed == 0 else 0.60, ("kept",): 0.58, ("dropped",): 0.57}[sources]
+        statistics = np.stack([np.arange(200) < round(200 * rate), np.ones(200)], axis=1).astype(float)
+        return HeldOut(rate, statistics)
+
+    best, worst = successive_halving({("kept",): Gain(0, 0.5), ("dropped",): Gain(0, 0.5)}, bench, accuracy, 9).tried
+    assert (best.sources, len(worst.scores)) == (("kept",), 1)
+    assert worst.gain.mean < best.gain.mean < 0.2
+
+
 def test_more_seeds_and_more_rows_make_surer():
     def spread(rate, rows, trainings):
         bench = Bench({(): 0.5, ("a",): rate}, rows)
