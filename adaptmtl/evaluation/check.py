@@ -325,10 +325,11 @@ def _compare(
 
 def majority_score(data: TaskData) -> float | None:
     """Returns the accuracy of always giving the most frequent training label; None for other metrics and kinds."""
-    if data.spec.kind != "sequence_classification" or data.spec.main_metric != "accuracy":
+    kind = data.spec.kind
+    if not (kind.named_labels and kind.form == "classes" and data.spec.main_metric == "accuracy"):
         return None
-    label, _ = Counter(row["label"] for row in data.train.rows.rows).most_common(1)[0]
-    return float(np.mean([row["label"] == label for row in data.validation.rows.rows]))
+    label, _ = Counter(row[kind.answer] for row in data.train.rows.rows).most_common(1)[0]
+    return float(np.mean([row[kind.answer] == label for row in data.validation.rows.rows]))
 
 
 def _mean(runs: Sequence[_Done], fact: str) -> float:

@@ -16,7 +16,7 @@ from adaptmtl.backbone.segments import SegmentedEncoder
 from adaptmtl.fusion.contract import merges
 from adaptmtl.fusion.delta import Delta, add, from_peft, scale_outputs
 from adaptmtl.registry import Registry
-from adaptmtl.training.adapter import Trained, count_trainable, fit, train_adapter
+from adaptmtl.training.adapter import Trained, count_trainable, fit, head_rates, train_adapter
 from adaptmtl.training.data import TaskData
 from adaptmtl.training.loop import Log, accelerator
 from adaptmtl.training.model import TaskModel
@@ -121,7 +121,7 @@ def scale_and_learn(setup: Setup, target: TaskData, sources: Sequence[SourceAdap
     head = make_head(target.spec, setup.backbone.hidden_size, target.train.encoded, seed, setup.recipe.head_dropout)
     model = TaskModel(SegmentedEncoder(encoder, setup.backbone.anatomy, k), head, frozen=True)
     states = target.train.states(setup.workspace, k, default_dtype(), accelerator().device)
-    rates = [(scale, SCALE_RATE) for scale in scales.values()]
+    rates = [*((scale, SCALE_RATE) for scale in scales.values()), *head_rates(setup.recipe, head)]
     log = fit(model, target.train, states, setup.recipe, seed, setup.recipe.learning_rate, setup.workspace,
               f"{target.spec.name} scales of {len(sources)}", rates)  # fmt: skip
     parts = [

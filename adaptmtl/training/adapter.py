@@ -75,7 +75,7 @@ def train_adapter(
     built = lora_model(backbone, recipe.method, k, head, default_dtype(), start)
     states = data.train.states(workspace, k, default_dtype(), accelerator().device)
     rate = recipe.learning_rate
-    own = [(one, rate * recipe.head_rate) for one in head.parameters()] if recipe.head_rate != 1 else []
+    own = head_rates(recipe, head)
     log = fit(built.model, data.train, states, recipe, seed, rate, workspace, description or data.spec.name, own)
     return Trained(built.model, built.weights, k, log, count_trainable(built.model))
 
@@ -146,6 +146,13 @@ def fit(
         learning_rate=learning_rate, seed=seed, reporter=workspace.reporter, description=description,
         own_rates=own_rates, checkpoint=checkpoint, skip=skip,
     )  # fmt: skip
+
+
+def head_rates(recipe: Recipe, *heads: torch.nn.Module) -> list[tuple[torch.nn.Parameter, float]]:
+    """Returns the peak learning rates of heads beside an adapter, where they are not the adapter's."""
+    if recipe.head_rate == 1:
+        return []
+    return [(one, recipe.learning_rate * recipe.head_rate) for head in heads for one in head.parameters()]
 
 
 def count_trainable(model: torch.nn.Module) -> int:

@@ -21,7 +21,7 @@ from adaptmtl.backbone.load import Backbone
 from adaptmtl.backbone.precision import default_dtype
 from adaptmtl.backbone.states import States, states_on
 from adaptmtl.errors import SelectionError
-from adaptmtl.training.adapter import count_trainable
+from adaptmtl.training.adapter import count_trainable, head_rates
 from adaptmtl.training.batches import epochs_of_units, make_batch, training_units
 from adaptmtl.training.checkpoint import checkpoint_for
 from adaptmtl.training.data import TaskData
@@ -138,14 +138,17 @@ def train_shared(
             next(mixture)
 
     rate = recipe.full_learning_rate if full else recipe.learning_rate
+    own_rates = [] if full else head_rates(recipe, *heads.values())
     checkpoint = checkpoint_for(
         workspace, models, backbone=backbone.hash, recipe=recipe.to_dict(), mixing=asdict(mixing), full=full, lower=k,
         dtype=str(default_dtype()), steps=steps, learning_rate=rate, seed=seed,
+        own_rates=[rate for _, rate in own_rates],
         rows={name: (data.train.encoded.fingerprint, data.validation.encoded.fingerprint)
               for name, data in parts.items()},
     )  # fmt: skip
     log = run(models, step, recipe, steps, learning_rate=rate, seed=seed, reporter=workspace.reporter,
-              description=description, stop=watch.after, checkpoint=checkpoint, skip=skip, extra=watch)  # fmt: skip
+              description=description, own_rates=own_rates, stop=watch.after, checkpoint=checkpoint, skip=skip,
+              extra=watch)  # fmt: skip
     watch.restore()
     return Shared(
         encoder={name: value.detach().clone() for name, value in encoder.state_dict().items()} if full else None,

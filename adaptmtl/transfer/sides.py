@@ -38,7 +38,6 @@ VERSION = 3
 #: without AVX-512 (MiniLM-L6 in fp32).
 TOKEN_BUDGET = 30_000
 LEAST_ROWS = 128
-_READ_AS_MEANS = ("sequence_classification", "regression", "multiple_choice")
 
 
 class TargetSide:
@@ -132,7 +131,7 @@ class TargetSide:
 
     def _embedding(self) -> np.ndarray:
         """Mean embedding of the texts; where rows are read as mean vectors anyway, the mean of those."""
-        if self.split.spec.kind in _READ_AS_MEANS:
+        if not self.split.spec.kind.per_token:
             return self.baseline.x.mean(axis=0)
         return text_embedding(self.setup, self.data).numpy()
 

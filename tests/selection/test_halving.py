@@ -79,7 +79,7 @@ def test_a_lucky_seed_does_not_outweigh_what_was_expected():
 
 
 def test_a_bad_seed_of_the_target_alone_flatters_no_candidate():
-    """With seed 0 the target alone scores .40, later .60: the candidate that was tried with seed 0 only is no better."""
+    """The target alone scores .40 with seed 0, .60 later: what was tried with seed 0 only is no better for that."""
 
     def bench(sources, seed):
         rate = {(): 0.40 if seed == 0 else 0.60, ("kept",): 0.58, ("dropped",): 0.57}[sources]
