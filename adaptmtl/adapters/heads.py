@@ -78,6 +78,10 @@ class Head(nn.Module):
         """Returns the mean loss over the batch's units, a scalar."""
         raise NotImplementedError
 
+    def weight(self, batch: Batch) -> float:
+        """Returns what :meth:`loss` is a mean over: with it, losses of a step's pieces add up to that of the step."""
+        return float(len(batch.sizes))
+
     def scale_outputs(self, outputs: Tensor) -> Tensor:
         """Turns outputs into the unit that predictions are decoded from."""
         return outputs
@@ -162,6 +166,11 @@ class TokenHead(Head):
         labels = batch.labels.flatten()
         total = F.cross_entropy(outputs.flatten(0, 1), labels, ignore_index=IGNORED, reduction="sum")
         return total / (labels != IGNORED).sum().clamp(min=1)  # without asking the device whether there is any word
+
+    def weight(self, batch: Batch) -> float:
+        """Number of words."""
+        assert batch.labels is not None
+        return float((batch.labels != IGNORED).sum())
 
 
 @heads.register("question_answering")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,11 @@ from adaptmtl.adapters.methods import LoraWeights
 from adaptmtl.backbone.load import Backbone
 from adaptmtl.backbone.precision import default_dtype
 from adaptmtl.backbone.states import States, states_on
-from adaptmtl.training.batches import epochs_of_units, make_batch, training_units
+from adaptmtl.tasks.encoded import EncodedRows
+from adaptmtl.training.batches import epochs_of_units, make_batch, pieces, training_units
 from adaptmtl.training.checkpoint import checkpoint_for
 from adaptmtl.training.data import PreparedSplit, TaskData
-from adaptmtl.training.loop import Log, Step, accelerator, run
+from adaptmtl.training.loop import Log, Piece, accelerator, run
 from adaptmtl.training.model import TaskModel, full_encoder, lora_model, outputs_of, to_device
 from adaptmtl.training.recipe import Recipe
 from adaptmtl.workspace import Workspace
@@ -124,12 +125,8 @@ def fit(
     device = accelerator().device
     states = states_on(states, device)
 
-    def step(prepared: torch.nn.Module, _: int) -> Step:
-        chosen = next(units)
-        batch = make_batch(split.encoded, states, chosen)
-        tokens = batch.n_tokens
-        batch = to_device(batch, device)
-        return Step(model.head.loss(prepared(batch), batch), len(chosen), tokens)
+    def step(prepared: torch.nn.Module) -> Iterator[Piece]:
+        return accumulated(prepared, model.head, split.encoded, states, next(units), device)
 
     def skip(done: int) -> None:
         for _ in range(done):
@@ -153,6 +150,24 @@ def head_rates(recipe: Recipe, *heads: torch.nn.Module) -> list[tuple[torch.nn.P
     if recipe.head_rate == 1:
         return []
     return [(one, recipe.learning_rate * recipe.head_rate) for head in heads for one in head.parameters()]
+
+
+def accumulated(
+    prepared: torch.nn.Module,
+    head: Head,
+    encoded: EncodedRows,
+    states: States | None,
+    units: np.ndarray,
+    device: torch.device,
+    share: float = 1.0,
+) -> Iterator[Piece]:
+    """Yields a step in pieces whose losses add up to ``share`` of the mean loss over its units."""
+    batches = [make_batch(encoded, states, part) for part in pieces(encoded, units, device)]
+    weights = [head.weight(batch) for batch in batches]
+    whole = max(sum(weights), 1.0)
+    for batch, weight in zip(batches, weights, strict=True):
+        tokens, moved = batch.n_tokens, to_device(batch, device)
+        yield Piece(head.loss(prepared(moved), moved) * (share * weight / whole), len(batch.sizes), tokens)
 
 
 def count_trainable(model: torch.nn.Module) -> int:

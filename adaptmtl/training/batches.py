@@ -13,6 +13,10 @@ from adaptmtl.tasks.encoded import EncodedRows
 from adaptmtl.tasks.kind import IGNORED
 
 _BATCHES_PER_BUCKET = 32
+#: Padded tokens that go through forwards and backwards at once, by device. On a CPU what they leave behind in a layer
+#: stays in the cache (docs/performance.md); elsewhere a step of long texts still fits into the memory.
+_TOKENS_AT_ONCE = {"cpu": 1024}
+_TOKENS_ELSEWHERE = 16_384
 
 
 def epochs_of_units(encoded: EncodedRows, batch_size: int, seed: int) -> Iterator[np.ndarray]:
@@ -41,6 +45,18 @@ def epochs_of_units(encoded: EncodedRows, batch_size: int, seed: int) -> Iterato
 def training_units(encoded: EncodedRows) -> np.ndarray:
     """Returns the units to train on, as the kind of task chooses them: mostly all."""
     return encoded.kind.training_units(encoded)
+
+
+def pieces(encoded: EncodedRows, units: np.ndarray, device: torch.device) -> list[np.ndarray]:
+    """Cuts the units of a step into runs of about as many tokens as go through the model at once on a device.
+
+    Gradients of a step are accumulated over its pieces. Runs are about equal: a small rest would be slow.
+    """
+    limit = _TOKENS_AT_ONCE.get(device.type, _TOKENS_ELSEWHERE)
+    tokens = np.add.reduceat(encoded.lengths, encoded.unit_offsets[:-1])[units]
+    count = max(1, round(tokens.sum() / limit))
+    ends = np.searchsorted(np.cumsum(tokens), tokens.sum() * np.arange(1, count) / count) + 1
+    return [part for part in np.split(units, ends) if len(part)]
 
 
 def features_of(encoded: EncodedRows, units: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +33,8 @@ class Log:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One optimiser step's loss, with the rows and tokens that it saw."""
+class Piece:
+    """A part of an optimiser step: its share of the step's loss, with the rows and tokens that it saw."""
 
     loss: Tensor
     rows: int
@@ -50,7 +50,7 @@ def accelerator() -> Accelerator:
 
 def run(
     model: nn.Module,
-    step: Callable[[nn.Module, int], Step],
+    step: Callable[[nn.Module], Iterable[Piece]],
     recipe: Recipe,
     steps: int,
     *,
@@ -68,7 +68,7 @@ def run(
 
     Args:
         model: the model; parameters without ``requires_grad`` stay as they are.
-        step: computes the loss of step i with the prepared model.
+        step: yields the pieces of the next step; each is passed backwards before the next one is asked for.
         recipe: weight decay, warm-up, clipping.
         steps: number of optimiser steps.
         learning_rate: peak.
@@ -124,17 +124,19 @@ def run(
         for i in reporter.track(range(log.steps, steps), description, steps - log.steps):
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * recipe.rate_at(i, steps)
-            done = step(model, i)
+            loss = torch.zeros((), device=device.device)
+            for piece in step(model):
+                loss += piece.loss.detach().float()
+                device.backward(piece.loss)
+                log.rows += piece.rows
+                log.tokens += piece.tokens
             log.steps += 1
-            losses.append(done.loss.detach().float())
+            losses.append(loss)
             if len(losses) >= look_every:
                 look()
-            device.backward(done.loss)
             device.clip_grad_norm_(trained, recipe.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            log.rows += done.rows
-            log.tokens += done.tokens
             if stop is not None and stop(i):
                 break
             if checkpoint is not None and i + 1 < steps and checkpoint.due():

@@ -7,7 +7,7 @@ instead, it is the "joint" way of fusing sources.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,11 +21,11 @@ from adaptmtl.backbone.load import Backbone
 from adaptmtl.backbone.precision import default_dtype
 from adaptmtl.backbone.states import States, states_on
 from adaptmtl.errors import SelectionError
-from adaptmtl.training.adapter import count_trainable, head_rates
+from adaptmtl.training.adapter import accumulated, count_trainable, head_rates
 from adaptmtl.training.batches import epochs_of_units, make_batch, training_units
 from adaptmtl.training.checkpoint import checkpoint_for
 from adaptmtl.training.data import TaskData
-from adaptmtl.training.loop import Log, Step, accelerator, run
+from adaptmtl.training.loop import Log, Piece, accelerator, run
 from adaptmtl.training.model import TaskModel, full_encoder, lora_model, to_device
 from adaptmtl.training.recipe import Recipe
 from adaptmtl.workspace import Workspace
@@ -121,17 +121,13 @@ def train_shared(
     held_out = {name: data.validation.states(workspace, k, default_dtype(), device) for name, data in parts.items()}
     watch = _Watch(models, parts, held_out, mixing, steps, device)
 
-    def step(prepared: nn.Module, _: int) -> Step:
+    def step(prepared: nn.Module) -> Iterator[Piece]:
         chosen = next(mixture)
         total = sum(len(units) for units in chosen.values())
-        loss, tokens = torch.zeros((), device=device), 0
         for name, units in chosen.items():
-            batch = make_batch(parts[name].train.encoded, states[name], units)
-            tokens += batch.n_tokens
-            batch = to_device(batch, device)
             model = prepared[name]  # type: ignore[index]
-            loss = loss + model.head.loss(model(batch), batch) * (len(units) / total)
-        return Step(loss, total, tokens)
+            encoded = parts[name].train.encoded
+            yield from accumulated(model, model.head, encoded, states[name], units, device, len(units) / total)
 
     def skip(done: int) -> None:
         for _ in range(done):

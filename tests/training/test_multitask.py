@@ -66,14 +66,14 @@ def test_a_joint_lora_trains_nothing_else(
         return [*model.named_parameters(), *model.named_buffers()]
 
     monkeypatch.setattr(module, "lora_model", spied)
-    shared = train_shared(workspace, backbone, tasks, replace(QUICK, steps=5), seed=0, full=False)
+    shared = train_shared(workspace, backbone, tasks, replace(QUICK, steps=5, head_rate=1.0), seed=0, full=False)
     assert shared.encoder is None and set(shared.lora) == set(QUICK.method.modules(backbone, 2))
     trained = {id(t) for pair in shared.lora.values() for t in pair}
     for name, tensor in everything(built[0].model.encoder):
         assert torch.equal(tensor, before[name]) == (id(tensor) not in trained), name
     heads = 33 * 2 + 33 + 33 * 3
     assert shared.trained_parameters == heads + sum(a.numel() + b.numel() for a, b in shared.lora.values())
-    again = train_shared(workspace, backbone, tasks, replace(QUICK, steps=5), seed=0, full=False)
+    again = train_shared(workspace, backbone, tasks, replace(QUICK, steps=5, head_rate=1.0), seed=0, full=False)
     assert all(torch.equal(again.lora[name][i], shared.lora[name][i]) for name in shared.lora for i in (0, 1))
 
 
@@ -121,7 +121,7 @@ def test_held_out_losses_are_those_of_training_rows_alone(
     tasks: dict[str, TaskData], backbone: Backbone, workspace: Workspace
 ):
     blind = {name: replace(data, validation=None) for name, data in tasks.items()}  # evaluation rows are not touched
-    shared = train_shared(workspace, backbone, blind, replace(QUICK, steps=5), seed=0, full=False)
+    shared = train_shared(workspace, backbone, blind, replace(QUICK, steps=5, head_rate=1.0), seed=0, full=False)
     assert len(shared.held_out_losses) == 5 and all(np.isfinite(shared.held_out_losses))
     never = Mixing(patience=0)
     quiet = train_shared(workspace, backbone, blind, replace(QUICK, steps=5), seed=0, full=False, mixing=never)
