@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from common import parser as shared_parser
 
 RANK = 8
 
@@ -248,19 +249,13 @@ def memory(setup: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="minilm")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser = shared_parser(__doc__, "engine_limit.json", "--backbone", "--device", "--threads", "--home")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--budget", type=float, default=5.0, help="seconds for each figure")
     parser.add_argument("--memory-rows", type=int, default=100_000)
     parser.add_argument("--memory-steps", type=int, default=60)
-    parser.add_argument("--home", type=Path, help="where the backbone is kept")
     parser.add_argument("--scratch", type=Path, help="folder for the states of --memory-rows (10 GB)")
     parser.add_argument("--only-memory", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--smoke", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "engine_limit.json")
     options = parser.parse_args()
     options.lengths, options.rows, options.sources = [32, 64, 128, 256], [1000, 4000, 16000], [1, 4, 16]
     if options.smoke:

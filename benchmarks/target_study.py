@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import parser as shared_parser
 
 CANDIDATES = (1, 2, 3)
 
@@ -150,7 +151,9 @@ def summary(result: dict[str, Any], sources: int, trainings: int) -> dict[str, A
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = shared_parser(
+        __doc__, "target_study.json", "--backbone", "--device", "--threads", "--mirror", "--home", "--task-file"
+    )
     parser.add_argument("--suite", default="archives")
     parser.add_argument("--target", default="boolq")
     parser.add_argument("--sources", type=int, default=20)
@@ -162,14 +165,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--peer-sources", type=int, default=0, help="run peft on so many sources; 0 for all")
     parser.add_argument("--peer-trainings", type=int, default=0, help="run so many trainings of peft; 0 for all")
-    parser.add_argument("--backbone", default="minilm")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--mirror", type=Path, help="folder of data sets in the Hub's layout; else package archives")
-    parser.add_argument("--home", type=Path, help="where archives, the backbone and the sources' adapters are kept")
-    parser.add_argument("--task-file", type=Path, help="YAML file or folder with tasks and suites of your own")
-    parser.add_argument("--smoke", action="store_true", help="two sources, one seed, few rows: to see that it runs")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "target_study.json")
     options = parser.parse_args()
     if options.smoke:
         options.sources, options.source_rows, options.rows, options.eval_rows, options.seeds = 2, 32, 48, 16, 1

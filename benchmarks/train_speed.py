@@ -25,6 +25,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from common import names
+from common import parser as shared_parser
+
 SPEED_TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq")
 QUALITY_TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq", "pubmed_qa", "vader_amazon",
                  "commonsense_qa", "social_i_qa", "disfl_qa")  # fmt: skip
@@ -259,10 +262,12 @@ def _mean_interval(values: list[float]) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", type=lambda text: text.split(","), default=list(SPEED_TASKS))
-    parser.add_argument("--quality-tasks", type=lambda text: text.split(","), default=list(QUALITY_TASKS))
-    parser.add_argument("--peers", type=lambda text: text.split(","), default=["peft", "adapters"])
+    parser = shared_parser(
+        __doc__, "train_speed.json", "--backbone", "--device", "--threads", "--mirror", "--home", "--task-file"
+    )
+    parser.add_argument("--tasks", type=names, default=list(SPEED_TASKS))
+    parser.add_argument("--quality-tasks", type=names, default=list(QUALITY_TASKS))
+    parser.add_argument("--peers", type=names, default=["peft", "adapters"])
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--eval-rows", type=int, default=1000)
     parser.add_argument("--epochs", type=float, default=3.0)
@@ -270,15 +275,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quality", action="store_true", help="compare validation scores, not times")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--mirror", type=Path, help="folder of data sets in the Hub's layout; else package archives")
-    parser.add_argument("--home", type=Path, help="where archives and the backbone are kept")
-    parser.add_argument("--backbone", default="minilm")
-    parser.add_argument("--task-file", type=Path, help="YAML file or folder with tasks of your own")
     parser.add_argument("--in-process", action="store_true", help="all sides in one process: for tests, not for times")
-    parser.add_argument("--smoke", action="store_true", help="one task, two steps, one pair: to see that it runs")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "train_speed.json")
     options = parser.parse_args()
     if options.smoke:
         options.tasks, options.quality_tasks = options.tasks[:1], options.quality_tasks[:1]

@@ -1,0 +1,41 @@
+"""Options that several benchmarks share, with one meaning each."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def names(text: str) -> list[str]:
+    """Splits a comma-separated list."""
+    return text.split(",")
+
+
+SHARED: dict[str, dict[str, Any]] = {
+    "--backbone": {"default": "minilm"},
+    "--device": {"choices": ["cpu", "cuda"], "default": "cpu"},
+    "--threads": {"type": int, "default": os.cpu_count() or 1},
+    "--mirror": {"type": Path, "help": "folder of data sets in the Hub's layout; else package archives"},
+    "--home": {"type": Path, "help": "where archives, the backbone and adapters are kept"},
+    "--task-file": {"type": Path, "help": "YAML file or folder with tasks and suites of your own"},
+    "--smoke": {"action": "store_true", "help": "small sizes, to see that it runs"},
+}
+
+
+def parser(description: str | None, results: str, *shared: str) -> argparse.ArgumentParser:
+    """Makes a parser with some of the shared options, and ``--smoke`` and ``--out`` always.
+
+    Args:
+        description: the benchmark's docstring.
+        results: name of its file of results.
+        shared: names of :data:`SHARED`.
+    """
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in (*shared, "--smoke"):
+        made.add_argument(name, **SHARED[name])
+    made.add_argument("--out", type=Path, default=RESULTS / results)
+    return made
