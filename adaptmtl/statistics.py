@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ from adaptmtl.errors import DataError
 ScoreFunction = Callable[[np.ndarray], np.ndarray]
 VerdictName = Literal["better", "worse", "not inferior", "no difference shown"]
 CHUNK = 4_000_000  # row weights held at once (32 MiB)
+_KEPT = 16_000_000  # row counts that are kept for the next interval (32 MiB)
 
 
 @dataclass(frozen=True)
@@ -280,12 +282,23 @@ def _resampled(stats: np.ndarray, score: ScoreFunction, resamples: int, rng_seed
 
 def _row_weights(rows: int, resamples: int, rng_seed: int) -> Iterator[np.ndarray]:
     """Yields (chunk, rows) counts of how often each row was drawn, in chunks that fit memory; not dependent on them."""
+    draw = _kept_counts if rows * resamples <= _KEPT else _counts
+    for counts in draw(rows, resamples, rng_seed, max(1, CHUNK // rows)):
+        yield counts.astype(np.float64)
+
+
+def _counts(rows: int, resamples: int, rng_seed: int, chunk: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(rng_seed)
-    chunk = max(1, CHUNK // rows)
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
         drawn = rng.integers(0, rows, (size, rows)) + np.arange(size)[:, None] * rows
-        yield np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
+        yield np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(np.uint16)
+
+
+@lru_cache(maxsize=2)
+def _kept_counts(rows: int, resamples: int, rng_seed: int, chunk: int) -> tuple[np.ndarray, ...]:
+    """The same draws serve every interval of a check: all arms and metrics are scored on the same rows."""
+    return tuple(_counts(rows, resamples, rng_seed, chunk))
 
 
 def _scores(stats: np.ndarray, score: ScoreFunction) -> np.ndarray:
