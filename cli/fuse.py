@@ -100,7 +100,7 @@ def _print_choice(choice: Choice) -> None:
         row = [str(gain), "", "", ""]
         if (one := tried.get(names)) is not None:
             mean = sum(one.scores) / len(one.scores)
-            row[1:] = [f"{len(one.scores)}", render.short(mean), str(one.gain)]
+            row[1:] = [f"{len(one.scores)}", render.short(mean), "dropped" if one.dropped else str(one.gain)]
         table.add_row(" + ".join(names), *row)
     if choice.trial.alone:
         alone = choice.trial.alone

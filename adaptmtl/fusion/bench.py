@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from adaptmtl.transfer.short_runs import hold_out
 from adaptmtl.transfer.sides import Start
 from adaptmtl.zoo.index import Entry
 
-VERSION = 3
+VERSION = 4
 
 
 class FusionBench:
@@ -36,11 +35,16 @@ class FusionBench:
     def __init__(self, setup: Setup, target: TaskData, method: str):
         self.setup, self.target, self.method = setup, target, method
         self.score = metrics[target.spec.main_metric].score
+        self._parts: dict[int, TaskData] = {}
 
-    @cached_property
-    def part(self) -> TaskData:
-        """The training rows cut in two: to train on, and (as ``validation``) to score on."""
-        return hold_out(self.target)
+    def part(self, seed: int) -> TaskData:
+        """Returns the training rows cut in two: to train on, and (as ``validation``) to score on.
+
+        Every seed has its own cut: of few rows a single one would decide more than the sources do.
+        """
+        if seed not in self._parts:
+            self._parts[seed] = hold_out(self.target, seed)
+        return self._parts[seed]
 
     def start(self, entries: Sequence[Entry]) -> Start:
         """Returns the mean of the sources' updates as weights of the recipe's shape."""
@@ -62,9 +66,10 @@ class FusionBench:
         path = self.setup.workspace.folder("trials", f"{key}.json")
         if (held := read_json(path)) is None:
             with measured() as cost:
-                made = run_fusion(self.setup, self.part, entries, self.method, seed)
-                outputs = made.trained.outputs(self.setup.workspace, self.part.validation)
-                scored = score(self.part, self.part.validation, outputs)
+                part = self.part(seed)
+                made = run_fusion(self.setup, part, entries, self.method, seed)
+                outputs = made.trained.outputs(self.setup.workspace, part.validation)
+                scored = score(part, part.validation, outputs)
             logs = (made.trained.log, made.before or Log())
             held = {
                 "value": scored.values[metric], "statistics": scored.statistics[metric].tolist(),

@@ -1,7 +1,8 @@
 """Successive halving: train the best candidates on a part of the target's training rows, and drop the worse half.
 
 Every round trains the candidates that are left, and the target alone, with one more seed, and scores them on held-out
-training rows. What was predicted before counts as the prior of each gain, so that one lucky seed does not decide.
+training rows, other ones for every seed. What was predicted before counts as the prior of each gain, so that one lucky
+seed does not decide.
 After Jamieson and Talwalkar 2016 (Non-stochastic Best Arm Identification and Hyperparameter Optimization, AISTATS),
 with seeds in place of steps: short trainings favour sources that start fast.
 """
@@ -54,12 +55,15 @@ class Tried:
         scores: on held-out rows, per seed.
         expected: what was predicted before.
         gain: posterior after the trainings.
+        dropped: whether others went on without it. Its gain rests on fewer seeds of the target alone than theirs: a
+            seed in which that did badly flatters whatever was dropped after it, so that the two do not compare.
     """
 
     sources: Sources
     scores: tuple[float, ...]
     expected: Gain
     gain: Gain
+    dropped: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,8 @@ class Trial:
 
     Attributes:
         alone: held-out scores of the target alone, per seed.
-        tried: best first by posterior mean.
-        rows: held-out rows.
+        tried: those that were left first, best first by posterior mean; the choice is the first one or none.
+        rows: held-out rows of each seed.
         trainings: how many were made.
         seconds, examples, tokens: what they took in all, when they were first made.
     """
@@ -87,7 +91,7 @@ class Trial:
         return {
             "alone": list(self.alone), "rows": self.rows, "trainings": self.trainings, "seconds": self.seconds,
             "tried": [{"sources": list(one.sources), "scores": list(one.scores), "expected": one.expected.to_dict(),
-                       "gain": one.gain.to_dict()} for one in self.tried],
+                       "gain": one.gain.to_dict(), "dropped": one.dropped} for one in self.tried],
         }  # fmt: skip
 
 
@@ -103,23 +107,17 @@ class _Runs:
         self.of.setdefault(sources, []).append(self.train(sources, seed))
 
     def posterior(self, sources: Sources, expected: Gain) -> Gain:
-        """Returns the gain over the mean of all trainings of the target alone.
-
-        All candidates are held against the same mean: one that was dropped after a seed in which the target alone
-        happened to do badly would otherwise keep that seed's gain for good.
-        """
+        """Returns the gain after what was measured with the seeds that the candidate and the target alone share."""
         own, alone = self.of[sources], self.of[()]
-        base = float(np.mean([one.value for one in alone]))
-        unit = max(base, LEAST_BASELINE)
         pairs = [
-            paired(one.statistics[None], at_seed.statistics[None], self.score, resamples=_RESAMPLES)
-            for one, at_seed in zip(own, alone, strict=False)
+            paired(one.statistics[None], base.statistics[None], self.score, resamples=_RESAMPLES)
+            for one, base in zip(own, alone, strict=False)
         ]
-        # all seeds are scored on the same rows, so that part does not shrink with their number
+        unit = max(float(np.mean([base.value for base in alone[: len(own)]])), LEAST_BASELINE)
         by_rows = float(np.mean([(one.high - one.low) / (2 * _NORMAL) for one in pairs])) / unit
-        by_seeds = SEED_SHARE * expected.sd * ((1 / len(own) + 1 / len(alone)) / 2) ** 0.5
-        measured = (float(np.mean([one.value for one in own])) - base) / unit
-        return expected.updated(measured, float(np.hypot(by_rows, by_seeds)))
+        by_seeds = SEED_SHARE * expected.sd
+        measured = float(np.mean([one.difference for one in pairs])) / unit
+        return expected.updated(measured, float(np.hypot(by_rows, by_seeds)) / len(pairs) ** 0.5)
 
 
 def successive_halving(
@@ -144,7 +142,7 @@ def successive_halving(
         runs.add((), seed)
         for one in alive:
             runs.add(one, seed)
-        posterior = {one: runs.posterior(one, candidates[one]) for one in posterior}
+            posterior[one] = runs.posterior(one, candidates[one])
         spent, seed = spent + len(alive) + 1, seed + 1
         alive = sorted(alive, key=lambda one: (-posterior[one].mean, one))[: (len(alive) + 1) // 2]
         if len(alive) == 1 and not 1 - CLEAR < posterior[alive[0]].probability < CLEAR:
@@ -152,10 +150,16 @@ def successive_halving(
     if not spent:
         return Trial()
     made = [one for each in runs.of.values() for one in each]
-    tried = [Tried(one, tuple(run.value for run in runs.of[one]), candidates[one], posterior[one]) for one in posterior]
+    tried = [
+        Tried(
+            one, tuple(run.value for run in runs.of[one]), candidates[one], posterior[one],
+            dropped=len(runs.of[one]) < len(runs.of[()]),
+        )
+        for one in posterior
+    ]  # fmt: skip
     return Trial(
         alone=tuple(one.value for one in runs.of[()]),
-        tried=tuple(sorted(tried, key=lambda one: (-one.gain.mean, one.sources))),
+        tried=tuple(sorted(tried, key=lambda one: (-len(one.scores), -one.gain.mean, one.sources))),
         rows=len(made[0].statistics),
         trainings=spent,
         seconds=sum(one.seconds for one in made),

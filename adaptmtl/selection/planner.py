@@ -156,11 +156,13 @@ def _chosen(
     reader: Reader, table: TransferTable, sets: dict[Sources, Gain], trial: Trial, budget: Budget,
     seen: Mapping[tuple[str, ...], Seen],
 ) -> Choice:  # fmt: skip
-    """Takes the set with the largest expected gain, if that is above 0."""
+    """Takes the set with the largest expected gain, of those that the trial left, if that is above 0."""
     names = {key: entry.task for key, entry in reader.entries.items()}
-    final = {one.sources: one.gain for one in trial.tried} or sets
-    best = max(final, key=lambda keys: (final[keys].mean, -len(keys)))
-    gain = final[best]
+    if trial.tried:
+        best, gain = trial.tried[0].sources, trial.tried[0].gain
+    else:
+        best = max(sets, key=lambda keys: (sets[keys].mean, -len(keys)))
+        gain = sets[best]
     taken = best if gain.mean > 0 else ()
     asked = ", ".join(names[key] for key in best)
     how = f", after {trial.trainings} trainings on {trial.rows} held-out training rows" if trial.trainings else ""

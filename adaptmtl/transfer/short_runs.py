@@ -19,9 +19,9 @@ HELD_OUT = 0.25
 MOST_HELD_OUT = 250
 
 
-def hold_out(target: TaskData) -> TaskData:
-    """Cuts a quarter of the target's training rows off, at most 250; every short run shares the cut."""
-    return target.hold_out(HELD_OUT, MOST_HELD_OUT, seed=0)
+def hold_out(target: TaskData, seed: int = 0) -> TaskData:
+    """Cuts a quarter of the target's training rows off, at most 250, drawn by ``seed``; all short runs share one."""
+    return target.hold_out(HELD_OUT, MOST_HELD_OUT, seed)
 
 
 def short_run(setup: Setup, part: TaskData, source: Bundle | None, seed: int, steps: int | None = None) -> np.ndarray:

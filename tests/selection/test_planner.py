@@ -155,6 +155,16 @@ def test_what_really_training_shows_outweighs_what_was_expected(setup, expected,
     assert "held-out training rows" in choice.summary
 
 
+def test_every_seed_of_a_trial_scores_on_other_training_rows(setup):
+    made = bench(setup)
+    rows = [row["text"] for row in made.target.train.rows.rows]
+    held = [[row["text"] for row in made.part(seed).validation.rows.rows] for seed in (0, 1, 2)]
+    assert held[0] != held[1] != held[2] and all(len(one) == len(held[0]) <= len(rows) / 3 for one in held)
+    assert all(set(one) <= set(rows) for one in held)
+    kept = {row["text"] for row in made.part(1).train.rows.rows}
+    assert not kept & set(held[1]) and made.part(1) is made.part(1)
+
+
 def test_a_budget_in_seconds_or_as_a_share_pays_for_reading_first(setup, monkeypatch):
     monkeypatch.setattr(planner, "tokens_per_second", lambda _: 1000.0)
     training = planner._training_tokens(setup, setup.data("opinion"))
