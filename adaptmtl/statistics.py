@@ -295,7 +295,7 @@ def _counts(rows: int, resamples: int, rng_seed: int, chunk: int) -> Iterator[np
         yield np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(np.uint16)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _kept_counts(rows: int, resamples: int, rng_seed: int, chunk: int) -> tuple[np.ndarray, ...]:
     """The same draws serve every interval of a check: all arms and metrics are scored on the same rows."""
     return tuple(_counts(rows, resamples, rng_seed, chunk))

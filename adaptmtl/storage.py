@@ -24,6 +24,8 @@ KEY_LENGTH = 20
 #: How the names of unfinished files and folders begin.
 PARTIAL = ".partial-"
 _PARTIAL_SECONDS = 24 * 3600.0
+_UMASK = os.umask(0o022)  # can only be read by setting it: once, while nothing else runs
+os.umask(_UMASK)
 
 
 def key_of(**parts: Any) -> str:
@@ -58,7 +60,7 @@ def publish_folder(final: Path) -> Iterator[Path]:
         with _writing(final):
             yield temporary
             _sync_tree(temporary)
-            temporary.chmod(0o777 & ~_umask())
+            temporary.chmod(0o777 & ~_UMASK)
             try:
                 temporary.replace(final)
             except OSError as error:  # another process was faster: equal keys mean equal content
@@ -84,7 +86,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).chmod(0o666 & ~_umask())
+            with suppress(PermissionError):  # some file systems have no modes
+                Path(name).chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_UMASK)
             Path(name).replace(path)
         finally:
             Path(name).unlink(missing_ok=True)
@@ -123,12 +126,6 @@ def _sweep(folder: Path) -> None:
         with suppress(FileNotFoundError):  # another process may be sweeping too
             if time.time() - path.stat().st_mtime > _PARTIAL_SECONDS:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _sync_tree(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which of 24 tasks of all five kinds help BoolQ, and does fusing the chosen ones match full multi-task training?
+"""Which of 24 tasks of five kinds help BoolQ, and does fusing the chosen ones match full multi-task training?
 
 Needs a mirror folder in the Hub's layout that holds the tasks of the suite ``mirror-20``. Every training is kept in the
 workspace, so a killed run goes on where it stopped; the results file is written anew after every seed.

@@ -1,4 +1,4 @@
-"""Options that several benchmarks share, with one meaning each."""
+"""Options that the benchmarks of the engine share, with one meaning each."""
 
 from __future__ import annotations
 

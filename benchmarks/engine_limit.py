@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -112,30 +112,42 @@ class Step:
         from adaptmtl.adapters.heads import make_head
         from adaptmtl.backbone.precision import default_dtype
         from adaptmtl.backbone.states import states_on
-        from adaptmtl.training.batches import epochs_of_units, make_batch
+        from adaptmtl.training.batches import epochs_of_units
         from adaptmtl.training.loop import accelerator
-        from adaptmtl.training.model import lora_model, to_device
+        from adaptmtl.training.model import lora_model
 
         self.split, self.device = synthetic(setup, rows, length), accelerator().device
         head = make_head(self.split.spec, setup.backbone.hidden_size, None, 0)
         self.model = lora_model(setup.backbone, setup.recipe.method, k, head, default_dtype()).model.to(self.device)
         self.model.train()
         states = states or self.split.states(setup.workspace, k, default_dtype(), self.device)
-        states = states_on(states, self.device)
-        units = epochs_of_units(self.split.encoded, batch, 0)
-        self.batch = lambda: to_device(make_batch(self.split.encoded, states, next(units)), self.device)
+        self.states = states_on(states, self.device)
+        self.units = epochs_of_units(self.split.encoded, batch, 0)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.trained, self.optimizer = trained, torch.optim.AdamW(trained, lr=1e-4, fused=True)
 
-    def kernels(self, batch: Any) -> None:
-        """Loss and gradients on a batch at hand."""
-        self.model.head.loss(self.model(batch), batch).backward()
+    def kernels(self, batches: Sequence[Any]) -> None:
+        """Losses and gradients on the pieces of a step that are at hand."""
+        for batch in batches:
+            (self.model.head.loss(self.model(batch), batch) / len(batches)).backward()
+
+    def pieces(self) -> list[Any]:
+        """Returns a step's pieces as batches."""
+        from adaptmtl.training.batches import make_batch, pieces
+        from adaptmtl.training.model import to_device
+
+        cut = pieces(self.split.encoded, next(self.units), self.device)
+        return [to_device(make_batch(self.split.encoded, self.states, part), self.device) for part in cut]
 
     def whole(self) -> None:
         """Everything."""
         import torch
 
-        self.kernels(self.batch())
+        from adaptmtl.training.adapter import accumulated
+
+        head, encoded = self.model.head, self.split.encoded
+        for piece in accumulated(self.model, head, encoded, self.states, next(self.units), self.device):
+            piece.loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -162,8 +174,8 @@ def one_step(setup: Any, length: int, k: int, options: argparse.Namespace) -> di
     step = Step(setup, 2 * options.batch, length, k, options.batch)
     peaks = [peak(default_dtype(), step.device, options.budget / 4)]
     seconds = median(timed(step.whole, step.device, options.budget))
-    batch = step.batch()
-    kernels = median(timed(lambda: step.kernels(batch), step.device, options.budget))
+    batches = step.pieces()
+    kernels = median(timed(lambda: step.kernels(batches), step.device, options.budget))
     peaks.append(peak(default_dtype(), step.device, options.budget / 4))
     layers = setup.backbone.n_layers - k
     flops = step_flops(setup.backbone.config, options.batch * length, length, layers, False)

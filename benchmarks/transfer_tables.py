@@ -32,10 +32,11 @@ def quality_table(result: Mapping[str, Any]) -> str:
     rows = sorted(result["rows"], key=lambda row: -(row["figures"].get("spearman") or -9.0))
     columns = [name for name in TITLES if any(row["figures"].get(name) is not None for row in rows)]
     timed = any(row["seconds"] for row in rows)
-    head = ["estimator", *(TITLES[name] for name in columns), *(["s per target", "cost"] if timed else [])]
+    head = ["estimator", "targets", *(TITLES[name] for name in columns), *(["s per target", "cost"] if timed else [])]
     lines = [_line(head), _line(["---"] * len(head))]
     for row in rows:
-        cells = [row["name"].replace("_", " "), *(_number(row["figures"].get(name)) for name in columns)]
+        cells = [row["name"].replace("_", " "), _targets(row)]
+        cells += [_number(row["figures"].get(name)) for name in columns]
         if timed:
             cells += ["" if row["seconds"] is None else f"{row['seconds']:.1f}", _share(row["cost_share"])]
         lines.append(_line(cells))
@@ -63,8 +64,17 @@ def published_section(result: Mapping[str, Any]) -> str:
 
 
 def sets_section(result: Mapping[str, Any]) -> str:
-    """Returns the table on sets of sources."""
-    return f"{result['pairs']} sets on {result['targets']} targets.\n\n{quality_table(result)}"
+    """Returns the table on sets of sources, and whether reading a merge beats predictions for its members."""
+    parts = [f"{result['pairs']} sets on {result['targets']} targets.", quality_table(result)]
+    members = [f"{result['planner']} (mean member)", f"{result['planner']} (best member)"]
+    found = {name: result["planner_minus"][name] for name in members if name in result["planner_minus"]}
+    if found:
+        parts += [
+            f"{result['planner']} minus its predictions for the members, paired over the targets that it scored, "
+            "mean [95%]; above 0 it is better:",
+            _differences(found),
+        ]
+    return "\n\n".join(parts)
 
 
 def signatures_section(result: Mapping[str, Any]) -> str:
@@ -151,6 +161,11 @@ def written(document: str, results: Mapping[str, Any]) -> str:
 
 def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _targets(row: Mapping[str, Any]) -> str:
+    """How many targets the row's means are over; in brackets the share of all pairs scored, where that is not all."""
+    return f"{row['targets']}" if row["scored"] > 0.9995 else f"{row['targets']} ({row['scored']:.1%})"
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""``adaptmtl check``: is the fused adapter worth it, against full multi-task fine-tuning and the rest."""
+"""``adaptmtl check``: is fusing worth it, against full multi-task fine-tuning and the rest."""
 
 from __future__ import annotations
 
@@ -40,14 +40,24 @@ def check(
     seeds: Annotated[int, typer.Option("--seeds", help="Runs per arm, with seeds 0, 1, ...", min=1, metavar="N")] = 5,
     arms: Annotated[
         str | None,
-        typer.Option("--arms", help="Comma-separated arms; all but random_sources without it.", metavar="A,B"),
+        typer.Option(
+            "--arms",
+            help="Comma-separated, of target_adapter, target_full, best_source, fused, multitask_chosen, "
+            "multitask_all and random_sources; all but the last without it. Where no source is chosen, "
+            "multitask_chosen takes the three best predicted.",
+            metavar="A,B",
+        ),
     ] = None,
     margin: Annotated[
         float, typer.Option("--margin", help="Largest loss that counts as no worse; 0.01 is one point.", metavar="X")
     ] = 0.01,
     budget: Allowed = None,
 ) -> None:
-    """Compare the fused adapter with target-only, best single source and full multi-task fine-tuning, over seeds."""
+    """Compare fusing with target-only training, the best predicted source and full multi-task fine-tuning, over seeds.
+
+    It trains every arm itself and reads no adapter that fuse made. With --sources auto it chooses anew, within its own
+    --budget: the same --rows, --budget, --method and training options as those of fuse give the same choice.
+    """
     target = general.target(target)
     allowed = budget_of(budget)
     setup = admission.admit(training.setup(general))

@@ -94,17 +94,16 @@ def _print_choice(choice: Choice) -> None:
     assert choice.table is not None
     console = render.console()
     tried = {one.sources: one for one in choice.trial.tried}
-    titles = ("expected gain [90%]", "tried", "held-out score", "gain after the trial [90%]")
+    titles = ("expected gain [90%]", "tried", "held-out score (alone)", "gain after the trial [90%]")
     table = render.table("sources", *titles, right=titles[1:], elastic="sources", wrap=True)
     for names, gain in choice.sets:
         row = [str(gain), "", "", ""]
         if (one := tried.get(names)) is not None:
-            mean = sum(one.scores) / len(one.scores)
-            row[1:] = [f"{len(one.scores)}", render.short(mean), "dropped" if one.dropped else str(one.gain)]
+            seeds = len(one.scores)  # every seed has other rows: the target alone is shown on the same ones
+            own, alone = (sum(scores[:seeds]) / seeds for scores in (one.scores, choice.trial.alone))
+            figures = f"{render.short(own)} ({render.short(alone)})"
+            row[1:] = [str(seeds), figures, "dropped" if one.dropped else str(one.gain)]
         table.add_row(" + ".join(names), *row)
-    if choice.trial.alone:
-        alone = choice.trial.alone
-        table.add_row("the target alone", "", str(len(alone)), render.short(sum(alone) / len(alone)), "")
     console.print(table)
     others = [one for one in choice.table.sources if (one.task,) not in dict(choice.sets)]
     if others:

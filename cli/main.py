@@ -38,7 +38,7 @@ for _name, _module, _function, _short in (
     ("train-adapters", train_adapters, train_adapters.train_adapters, "Train one adapter per task."),
     ("transfer", transfer, transfer.transfer, "Estimate which sources will help a target."),
     ("fuse", fuse, fuse.fuse, "Make one adapter out of related ones."),
-    ("check", check, check.check, "Compare it with full multi-task fine-tuning."),
+    ("check", check, check.check, "Compare fusing with full multi-task fine-tuning and the rest."),
     ("predict", predict, predict.predict, "Apply an adapter to texts or a file."),
     ("push", push, push.push, "Upload an adapter to the Hub."),
     ("pull", pull, pull.pull, "Download an adapter from the Hub."),

@@ -113,7 +113,12 @@ class Training:
     """Backbone, rows and recipe; the defaults are those of :class:`adaptmtl.training.recipe.Recipe`."""
 
     backbone: Annotated[
-        str, _training("--backbone", "Frozen encoder: minilm (embedded), a folder, or a Hub id.", metavar="NAME")
+        str,
+        _training(
+            "--backbone",
+            "Frozen encoder: minilm (all-MiniLM-L6-v2, from the package index), a folder, or a Hub id.",
+            metavar="NAME",
+        ),
     ] = "minilm"
     rows: Annotated[
         int | None,
@@ -139,9 +144,10 @@ class Training:
         None
     )
     batch_size: Annotated[int, _training("--batch-size", "Rows per step.", min=1, metavar="N")] = 32
-    learning_rate: Annotated[float, _training("--learning-rate", "Peak, of adapter and head (AdamW).", metavar="X")] = (
-        3e-3
-    )
+    learning_rate: Annotated[
+        float,
+        _training("--learning-rate", "Peak, of the adapter (AdamW); the head's is three times that.", metavar="X"),
+    ] = 3e-3
     rank: Annotated[int, _training("--rank", "Inner dimension r of the LoRA.", min=1, metavar="N")] = 8
     alpha: Annotated[float, _training("--alpha", "LoRA scale is alpha / rank.", metavar="X")] = 16.0
     lower_layers: Annotated[

@@ -23,7 +23,10 @@ def push(
         typer.Option("--revision", help="Branch; made if there is none.", metavar="NAME", show_default="main"),
     ] = None,
 ) -> None:
-    """Upload an adapter to the Hub, with a card written from its measured results."""
+    """Upload an adapter to the Hub, with a card written from its measured results.
+
+    It takes a token that may write: that of `hf auth login`, or HF_TOKEN.
+    """
     from adaptmtl.zoo.hub import push as upload
 
     address = upload(name, repo, general.workspace(), private=private, revision=revision)

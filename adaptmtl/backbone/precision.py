@@ -8,48 +8,34 @@ residual stream stay in fp32. The same layers serve fp32 (``dtype=torch.float32`
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+import platform
+from collections.abc import Sequence
 from functools import lru_cache
-from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Products in bf16 are worth their rounding from this gain on. A CPU that has instructions for them gains more than 2,
-#: one that emulates them loses.
-LEAST_GAIN = 1.3
-
 
 @lru_cache(maxsize=1)
 def default_dtype() -> torch.dtype:
-    """Returns the dtype for matrix products on this machine: bf16 where that is measured to be faster, else fp32."""
+    """Returns the dtype for matrix products on this machine: bf16 where the hardware multiplies in it, else fp32.
+
+    A processor that only emulates bf16 takes it too, and is several times slower for it. The hardware is asked and no
+    clock: the dtype is part of every product's key.
+    """
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    supported = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if supported and bf16_gain() >= LEAST_GAIN else torch.float32
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return torch.float32
+    emulated = platform.machine().lower() in ("x86_64", "amd64") and not multiplies_in_bf16()
+    return torch.float32 if emulated else torch.bfloat16
 
 
-def bf16_gain(seconds: Callable[[torch.dtype], float] | None = None, pairs: int = 5) -> float:
-    """Returns how much faster a linear layer's product is in bf16 than in fp32: the median over pairs, in some 20 ms.
-
-    Args:
-        seconds: takes the time of one product; by default on the CPU, 1024 x 384 by 384 x 1536.
-        pairs: one measurement in each dtype.
-    """
-    taken = seconds or _product_seconds
-    for dtype in (torch.float32, torch.bfloat16):
-        taken(dtype)  # the first one compiles its kernel
-    return median(taken(torch.float32) / max(taken(torch.bfloat16), 1e-9) for _ in range(pairs))
-
-
-def _product_seconds(dtype: torch.dtype) -> float:
-    x, weight = torch.ones(1024, 384, dtype=dtype), torch.ones(1536, 384, dtype=dtype)
-    started = time.perf_counter()
-    F.linear(x, weight)
-    return time.perf_counter() - started
+def multiplies_in_bf16() -> bool:
+    """Whether an x86 processor has instructions for products in bf16: AVX512-BF16 or AMX."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 class FrozenLinear(nn.Module):
@@ -70,7 +56,7 @@ class FrozenLinear(nn.Module):
 
 
 class TrainableLinear(nn.Module):
-    """``y = x W^T + c`` with fp32 master weights, cast once per step: for full fine-tuning."""
+    """``y = x W^T + c`` with fp32 master weights, cast once per forward pass: for full fine-tuning."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype):
         super().__init__()
@@ -85,8 +71,8 @@ class TrainableLinear(nn.Module):
 class LowRankLinear(nn.Module):
     """``y = x (W + s B A)^T + c``: a frozen linear layer with a trainable low-rank update (LoRA, Hu et al. 2021).
 
-    The update is merged into a fresh copy of the fp32 weights once per step, which costs less than the separate
-    low-rank branch; an fp32 master is needed since updates below half a bf16 ulp would vanish otherwise.
+    The update is merged into a fresh copy of the fp32 weights for every piece of a step, which costs less than the
+    separate low-rank branch; an fp32 master is needed since updates below half a bf16 ulp would vanish otherwise.
 
     Args:
         linear: the frozen layer, (out, in).

@@ -187,7 +187,7 @@ def with_rows(plan: Plan, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
 
 arms.register("target_adapter")(Arm("target-only adapter", _none, _target_adapter))
 arms.register("target_full")(Arm("target-only full fine-tuning", _none, _target_full, full=True))
-arms.register("best_source")(Arm("best single source, then target", lambda plan: plan.related[:1], _best_source))
+arms.register("best_source")(Arm("best predicted source, then target", lambda plan: plan.related[:1], _best_source))
 arms.register("random_sources")(
     Arm("random sources fused, then target", lambda plan: plan.all_sources, _random_sources)
 )

@@ -20,7 +20,7 @@ from adaptmtl.transfer.short_runs import hold_out
 from adaptmtl.transfer.sides import Start
 from adaptmtl.zoo.index import Entry
 
-VERSION = 4
+START_VERSION, TRIAL_VERSION = 3, 4
 
 
 class FusionBench:
@@ -46,11 +46,16 @@ class FusionBench:
             self._parts[seed] = hold_out(self.target, seed)
         return self._parts[seed]
 
+    @property
+    def overlap(self) -> float:
+        """Share of the rows that one seed holds out which another seed, drawing anew, holds out too."""
+        return len(self.part(0).validation.rows) / len(self.target.train.rows)
+
     def start(self, entries: Sequence[Entry]) -> Start:
         """Returns the mean of the sources' updates as weights of the recipe's shape."""
         return Start(
             task=" + ".join(sorted(entry.task for entry in entries)),
-            key=key_of(step="start", version=VERSION, sources=sorted(entry.key for entry in entries)),
+            key=key_of(step="start", version=START_VERSION, sources=sorted(entry.key for entry in entries)),
             train_rows=sum(entry.train_rows for entry in entries),
             weights=lambda: merged_start(self.setup, [one.delta for one in adapters_of(self.setup, entries)]),
         )
@@ -59,7 +64,7 @@ class FusionBench:
         """Trains a fusion, or without entries the target alone, and scores it on the held-out rows."""
         metric = self.target.spec.main_metric
         key = self.setup.key(
-            "trial", trial_version=VERSION, train=self.target.train_identity, task=self.target.spec.name,
+            "trial", trial_version=TRIAL_VERSION, train=self.target.train_identity, task=self.target.spec.name,
             sources=sorted(entry.key for entry in entries), method=self.method if entries else None, seed=seed,
             metric=metric,
         )  # fmt: skip

@@ -65,7 +65,8 @@ def merge_and_tune(setup: Setup, target: TaskData, sources: Sequence[SourceAdapt
     """Starts the target's training from the mean of the sources' updates, brought to the recipe's rank.
 
     The mean is taken of B A (never of A and B apart) and cut to the rank by an exact SVD; see Wortsman et al. 2022
-    (model soups) for averaging, and docs/fusion.md for the measurements behind this default.
+    (model soups) for averaging. It is the default for its cost: nothing is trained before the target's own steps, and
+    the rank stays the recipe's. Results of the three methods are not compared yet.
     """
     start = merged_start(setup, [one.delta for one in sources])
     return FusedModel(train_adapter(setup.workspace, setup.backbone, target, setup.recipe, seed, start=start,

@@ -25,7 +25,6 @@ CLEAR = 0.95
 #: How far one seed moves a gain, over how far candidates' gains differ (single seeds of 9 targets: .5 to .8).
 SEED_SHARE = 0.6
 _RESAMPLES = 500
-_NORMAL = 1.959964
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +72,7 @@ class Trial:
     Attributes:
         alone: held-out scores of the target alone, per seed.
         tried: those that were left first, best first by posterior mean; the choice is the first one or none.
-        rows: held-out rows of each seed.
+        rows: held-out rows of a seed, at most.
         trainings: how many were made.
         seconds, examples, tokens: what they took in all, when they were first made.
     """
@@ -101,6 +100,7 @@ class _Runs:
 
     train: Callable[[Sources, int], HeldOut]
     score: ScoreFunction
+    overlap: float
     of: dict[Sources, list[HeldOut]] = field(default_factory=dict)
 
     def add(self, sources: Sources, seed: int) -> None:
@@ -114,15 +114,17 @@ class _Runs:
             for one, base in zip(own, alone, strict=False)
         ]
         unit = max(float(np.mean([base.value for base in alone[: len(own)]])), LEAST_BASELINE)
-        by_rows = float(np.mean([(one.high - one.low) / (2 * _NORMAL) for one in pairs])) / unit
-        by_seeds = SEED_SHARE * expected.sd
+        by_rows = float(np.mean([one.row_error for one in pairs])) / unit
+        by_rows *= (self.overlap + (1 - self.overlap) / len(pairs)) ** 0.5  # rows that come again tell nothing new
+        by_seeds = SEED_SHARE * expected.sd / len(pairs) ** 0.5
         measured = float(np.mean([one.difference for one in pairs])) / unit
-        return expected.updated(measured, float(np.hypot(by_rows, by_seeds)) / len(pairs) ** 0.5)
+        return expected.updated(measured, float(np.hypot(by_rows, by_seeds)))
 
 
 def successive_halving(
-    candidates: Mapping[Sources, Gain], train: Callable[[Sources, int], HeldOut], score: ScoreFunction, trainings: int
-) -> Trial:
+    candidates: Mapping[Sources, Gain], train: Callable[[Sources, int], HeldOut], score: ScoreFunction, trainings: int,
+    overlap: float = 0.0,
+) -> Trial:  # fmt: skip
     """Trains candidates in rounds of one seed each, keeping the better half, until the number of trainings is spent.
 
     As many of the best predicted candidates are taken as leave room for a second round. It stops early once one is
@@ -133,10 +135,11 @@ def successive_halving(
         train: trains a source set (empty: the target alone) with a seed, and scores it on held-out training rows.
         score: maps summed statistics to the main metric.
         trainings: at most so many are made; below 2 none is.
+        overlap: share of the held-out rows of one seed that another seed holds out too.
     """
     order = sorted(candidates, key=lambda one: (-candidates[one].mean, one))
     alive = order[: most_candidates(trainings)]
-    runs, spent, seed = _Runs(train, score), 0, 0
+    runs, spent, seed = _Runs(train, score, overlap), 0, 0
     posterior = {one: candidates[one] for one in alive}
     while alive and spent + len(alive) + 1 <= trainings:
         runs.add((), seed)
@@ -160,7 +163,7 @@ def successive_halving(
     return Trial(
         alone=tuple(one.value for one in runs.of[()]),
         tried=tuple(sorted(tried, key=lambda one: (-len(one.scores), -one.gain.mean, one.sources))),
-        rows=len(made[0].statistics),
+        rows=max(len(one.statistics) for one in made),
         trainings=spent,
         seconds=sum(one.seconds for one in made),
         examples=sum(one.examples for one in made),

@@ -73,6 +73,10 @@ class Bench(Protocol):
     score: ScoreFunction
     method: str
 
+    @property
+    def overlap(self) -> float:
+        """Share of the rows that one seed holds out which another one holds out too."""
+
     def start(self, entries: Sequence[Entry]) -> Start:
         """Returns the merged weights that the target's training would begin from."""
 
@@ -111,8 +115,9 @@ def plan_sources(
     sets = _sets(reader, bench)
     gains = dict(zip(sets, reader.predict(list(sets.values())), strict=True))
     trial = successive_halving(
-        gains, lambda keys, seed: bench.run([reader.entries[key] for key in keys], seed), bench.score, trainings
-    )
+        gains, lambda keys, seed: bench.run([reader.entries[key] for key in keys], seed), bench.score, trainings,
+        bench.overlap,
+    )  # fmt: skip
     _remember(reader, sets, trial, bench.method)
     seen = {one.sources: one for one in (*reader.seen.values(), *sets.values())}
     return _chosen(reader, table, gains, trial, budget, seen)

@@ -19,6 +19,8 @@ from adaptmtl.selection.gains import (
     standardised,
 )
 from adaptmtl.tasks.kind import kinds
+from adaptmtl.tasks.overlap import overlapping
+from adaptmtl.tasks.spec import TaskSpec
 from adaptmtl.training.data import TaskData
 from adaptmtl.training.setup import Setup
 from adaptmtl.training.sizes import sizes_of
@@ -177,7 +179,7 @@ class Reader:
         self.singles = self._estimate(kept, DEFAULT_ESTIMATORS)
         self.explained = {one.entry.key: self._explained(one) for one in self.singles.sources}
         self.reading: Reading = reading_of(data.spec.kind)
-        self.model = GainModel(_past(setup), setup.backbone.hash, data.spec.name)
+        self.model = GainModel(_past(setup, data.spec), setup.backbone.hash, data.spec.name)
         self.seen = {one.entry.key: self._seen(one) for one in self.singles.sources}
         self.gains = dict(zip(self.seen, self.predict(list(self.seen.values())), strict=True))
         self.order = sorted(self.gains, key=lambda key: (-self.gains[key].mean, self.entries[key].task, key))
@@ -250,9 +252,14 @@ def _nearest(
     return tuple(e for e in entries if e.key in near), tuple(e for e in entries if e.key not in near)
 
 
-def _past(setup: Setup) -> tuple[Past, ...]:
-    """Measured transfers: those that come with the package, and this workspace's own, which count first."""
+def _past(setup: Setup, target: TaskSpec) -> tuple[Past, ...]:
+    """Measured transfers: those that come with the package, and this workspace's own, which count first.
+
+    What was measured on a task that shares texts with the target is left out: it would tell of the target's own rows.
+    """
+    related = {target.name, *target.overlaps, *overlapping(target, setup.catalogue.tasks)}
     readings = {name: reading_of(spec.kind) for name, spec in setup.catalogue.tasks.items()}
     own = past_of(History(setup.workspace).history(setup.backbone.hash), readings)
     known = {(one.backbone, one.target) for one in own}
-    return (*own, *(one for one in shipped_past() if (one.backbone, one.target) not in known))
+    found = (*own, *(one for one in shipped_past() if (one.backbone, one.target) not in known))
+    return tuple(one for one in found if one.target not in related)

@@ -135,7 +135,8 @@ def fit(
     steps = recipe.steps_for(len(training_units(split.encoded)))
     checkpoint = checkpoint_for(
         workspace, model, backbone=split.backbone.hash, rows=split.encoded.fingerprint, recipe=recipe.to_dict(),
-        lower=model.encoder.first, dtype=str(default_dtype()), steps=steps, learning_rate=learning_rate, seed=seed,
+        lower=model.encoder.first, dtype=str(default_dtype()), device=device.type, steps=steps,
+        learning_rate=learning_rate, seed=seed,
         own_rates=[rate for _, rate in own_rates],
     )  # fmt: skip
     return run(
@@ -163,9 +164,11 @@ def accumulated(
 ) -> Iterator[Piece]:
     """Yields a step in pieces whose losses add up to ``share`` of the mean loss over its units."""
     batches = [make_batch(encoded, states, part) for part in pieces(encoded, units, device)]
-    weights = [head.weight(batch) for batch in batches]
-    whole = max(sum(weights), 1.0)
-    for batch, weight in zip(batches, weights, strict=True):
+    weighed = [(batch, head.weight(batch)) for batch in batches]
+    # without labels a mean may be no number: such a piece is left out, unless there is no other
+    weighed = [one for one in weighed if one[1] > 0] or [(batch, 1.0) for batch in batches]
+    whole = sum(weight for _, weight in weighed)
+    for batch, weight in weighed:
         tokens, moved = batch.n_tokens, to_device(batch, device)
         yield Piece(head.loss(prepared(moved), moved) * (share * weight / whole), len(batch.sizes), tokens)
 

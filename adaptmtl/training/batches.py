@@ -13,8 +13,8 @@ from adaptmtl.tasks.encoded import EncodedRows
 from adaptmtl.tasks.kind import IGNORED
 
 _BATCHES_PER_BUCKET = 32
-#: Padded tokens that go through forwards and backwards at once, by device. On a CPU what they leave behind in a layer
-#: stays in the cache (docs/performance.md); elsewhere a step of long texts still fits into the memory.
+#: Padded tokens that go through forwards and backwards at once, at most, by device. On a CPU what they leave behind in
+#: a layer stays in the cache (docs/performance.md); elsewhere a step of long texts still fits into the memory.
 _TOKENS_AT_ONCE = {"cpu": 1024}
 _TOKENS_ELSEWHERE = 16_384
 
@@ -48,15 +48,33 @@ def training_units(encoded: EncodedRows) -> np.ndarray:
 
 
 def pieces(encoded: EncodedRows, units: np.ndarray, device: torch.device) -> list[np.ndarray]:
-    """Cuts the units of a step into runs of about as many tokens as go through the model at once on a device.
+    """Cuts the units of a step into pieces of no more padded tokens than go through the model at once on a device.
 
-    Gradients of a step are accumulated over its pieces. Runs are about equal: a small rest would be slow.
+    Gradients of a step are accumulated over its pieces. They are as few as can be, of similar length inside, and about
+    equal, since a small rest would be slow. A single unit that is too long is a piece of its own.
     """
     limit = _TOKENS_AT_ONCE.get(device.type, _TOKENS_ELSEWHERE)
-    tokens = np.add.reduceat(encoded.lengths, encoded.unit_offsets[:-1])[units]
-    count = max(1, round(tokens.sum() / limit))
-    ends = np.searchsorted(np.cumsum(tokens), tokens.sum() * np.arange(1, count) / count) + 1
-    return [part for part in np.split(units, ends) if len(part)]
+    bounds = zip(encoded.unit_offsets[units], encoded.unit_offsets[units + 1], strict=True)
+    sizes = np.array([(end - start, encoded.lengths[start:end].max()) for start, end in bounds])
+    order = np.argsort(sizes[:, 1], kind="stable")
+    cuts = _cuts(sizes[order], limit)
+    low, high = limit // (len(cuts) + 1), limit
+    while cuts and high - low > max(1, limit // 16):  # the least limit that makes no more pieces makes them most alike
+        middle = (low + high) // 2
+        tried = _cuts(sizes[order], middle)
+        low, high, cuts = (low, middle, tried) if len(tried) <= len(cuts) else (middle, high, cuts)
+    return np.split(units[order], cuts)
+
+
+def _cuts(sizes: np.ndarray, limit: int) -> list[int]:
+    """Returns where new pieces begin, for units of (features, longest), ascending: each as full as the limit allows."""
+    cuts, features = [], 0
+    for place, (count, longest) in enumerate(sizes.tolist()):
+        if features and (features + count) * longest > limit:
+            cuts.append(place)
+            features = 0
+        features += count
+    return cuts
 
 
 def features_of(encoded: EncodedRows, units: np.ndarray) -> np.ndarray:

@@ -183,13 +183,15 @@ def _fit_head(
         head.output.weight.zero_()
         head.output.bias.zero_()
     optimizer = torch.optim.LBFGS(head.output.parameters(), max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+    weights = [head.weight(batch) for _, batch in read]
     ridge = 0.5 * PENALTY / len(units) * max(scale, 1e-12)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = ridge * (head.output.weight**2).sum()
-        for x, batch in read:
-            loss = loss + head.loss(head.output(x), batch) * (len(batch.sizes) / len(units))
+        for (x, batch), weight in zip(read, weights, strict=True):
+            if weight:
+                loss = loss + head.loss(head.output(x), batch) * (weight / sum(weights))
         loss.backward()
         return loss
 

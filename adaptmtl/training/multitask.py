@@ -137,7 +137,7 @@ def train_shared(
     own_rates = [] if full else head_rates(recipe, *heads.values())
     checkpoint = checkpoint_for(
         workspace, models, backbone=backbone.hash, recipe=recipe.to_dict(), mixing=asdict(mixing), full=full, lower=k,
-        dtype=str(default_dtype()), steps=steps, learning_rate=rate, seed=seed,
+        dtype=str(default_dtype()), device=device.type, steps=steps, learning_rate=rate, seed=seed,
         own_rates=[rate for _, rate in own_rates],
         rows={name: (data.train.encoded.fingerprint, data.validation.encoded.fingerprint)
               for name, data in parts.items()},

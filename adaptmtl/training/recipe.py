@@ -35,11 +35,11 @@ class Recipe:
     Attributes:
         method: the adapter.
         lower_layers: layers from the bottom that carry no adapter and are computed once; None for a sixth of the depth,
-            which loses no quality that shows (docs/performance.md).
+            chosen from first runs (benchmarks/lower_layers.py measures the curve).
         steps: optimiser steps; None to derive them from ``epochs``.
         epochs: passes over the training rows, used when ``steps`` is None.
         batch_size: rows per step.
-        learning_rate: peak, of the adapter and the head (AdamW, linear warm-up and decay).
+        learning_rate: peak, of the adapter (AdamW, linear warm-up and decay).
         head_rate: the head's peak learning rate as a multiple of ``learning_rate``.
         full_learning_rate: peak, when all weights are trained.
         weight_decay: of AdamW, on matrices only.

@@ -20,7 +20,7 @@ MOST_HELD_OUT = 250
 
 
 def hold_out(target: TaskData, seed: int = 0) -> TaskData:
-    """Cuts a quarter of the target's training rows off, at most 250, drawn by ``seed``; all short runs share one."""
+    """Cuts a quarter of the target's training rows off, at most 250, drawn by ``seed``: 0 for all short runs."""
     return target.hold_out(HELD_OUT, MOST_HELD_OUT, seed)
 
 

@@ -41,5 +41,5 @@ def test_example_runs(
 
 
 def test_tables_are_those_of_the_results_files() -> None:
-    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "readme_tables.py"), "--check"])
-    assert done.returncode == 0, "README.md is out of date: run python benchmarks/readme_tables.py"
+    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "check_tables.py"), "--check"])
+    assert done.returncode == 0, "README.md or docs/fusion.md is out of date: run python benchmarks/check_tables.py"

@@ -213,3 +213,18 @@ def test_arms_must_match() -> None:
 @given(st.lists(st.floats() | st.sampled_from([0.0, -0.0, 1.0, 2.0]), max_size=12))
 def test_mean_ranks_equal_scipy(values: list[float]) -> None:
     assert np.array_equal(mean_ranks(values), rankdata(values), equal_nan=True)
+
+
+def test_draws_are_made_once_for_all_intervals_and_change_none(monkeypatch):
+    statistics = np.random.default_rng(0).integers(0, 2, (3, 150, 2)).astype(float)
+    statistics[..., 1] = 1.0
+    score = mean_score
+    stats._kept_counts.cache_clear()
+    first = stats.interval(statistics, score, resamples=200)
+    drawn = []
+    real = stats._counts
+    monkeypatch.setattr(stats, "_counts", lambda *given: drawn.append(given) or real(*given))
+    assert stats.interval(statistics, score, resamples=200) == first and not drawn
+    assert stats.interval(statistics, score, resamples=200, rng_seed=1) != first and len(drawn) == 1
+    monkeypatch.setattr(stats, "_KEPT", 0)
+    assert stats.interval(statistics, score, resamples=200) == first and len(drawn) == 2

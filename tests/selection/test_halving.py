@@ -94,9 +94,10 @@ def test_a_bad_seed_of_the_target_alone_flatters_no_candidate():
 
 
 def test_more_seeds_and_more_rows_make_surer():
-    def spread(rate, rows, trainings):
+    def spread(rate, rows, trainings, overlap=0.0):
         bench = Bench({(): 0.5, ("a",): rate}, rows)
-        return successive_halving({("a",): Gain(0.0, 0.05)}, bench, accuracy, trainings).tried[0].gain.sd
+        return successive_halving({("a",): Gain(0.0, 0.05)}, bench, accuracy, trainings, overlap).tried[0].gain.sd
 
     assert spread(0.51, 200, 4) < spread(0.51, 200, 2) < 0.05
+    assert spread(0.51, 200, 40) < spread(0.51, 200, 40, overlap=0.25) < spread(0.51, 200, 40, overlap=1.0)
     assert spread(0.55, 20, 2) > spread(0.55, 200, 2)

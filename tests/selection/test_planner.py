@@ -12,10 +12,10 @@ from adaptmtl.errors import SelectionError, UnknownNameError
 from adaptmtl.fusion.bench import FusionBench
 from adaptmtl.selection import planner, reading
 from adaptmtl.selection.budget import Budget
-from adaptmtl.selection.gains import GainModel
 from adaptmtl.selection.planner import plan_sources
 from adaptmtl.selection.reading import rank_sources
 from adaptmtl.tasks.rows import Split
+from adaptmtl.tasks.spec import HubRows, TaskSpec
 from adaptmtl.training.data import PreparedSplit
 from adaptmtl.training.setup import Setup
 from adaptmtl.transfer.history import History
@@ -159,10 +159,11 @@ def test_every_seed_of_a_trial_scores_on_other_training_rows(setup):
     made = bench(setup)
     rows = [row["text"] for row in made.target.train.rows.rows]
     held = [[row["text"] for row in made.part(seed).validation.rows.rows] for seed in (0, 1, 2)]
-    assert held[0] != held[1] != held[2] and all(len(one) == len(held[0]) <= len(rows) / 3 for one in held)
+    assert len({tuple(one) for one in held}) == 3 and all(len(one) == len(held[0]) <= len(rows) / 3 for one in held)
     assert all(set(one) <= set(rows) for one in held)
     kept = {row["text"] for row in made.part(1).train.rows.rows}
     assert not kept & set(held[1]) and made.part(1) is made.part(1)
+    assert made.overlap == pytest.approx(len(held[0]) / len(rows))
 
 
 def test_a_budget_in_seconds_or_as_a_share_pays_for_reading_first(setup, monkeypatch):
@@ -184,9 +185,16 @@ def test_what_was_tried_is_remembered_and_not_used_for_the_same_target(setup):
     rows = [row for row in past.rows if row.target == "opinion" and row.sources == tuple(sorted(tried.sources))]
     assert [row.score for row in rows] == list(tried.scores) and [row.seed for row in rows] == [0, 1]
     assert [row.baseline for row in rows] == list(choice.trial.alone) and all(row.seen for row in rows)
-    assert "opinion" not in GainModel(reading._past(setup), setup.backbone.hash, "opinion")._by_target
+    assert "opinion" not in {one.target for one in reading._past(setup, setup.catalogue.tasks["opinion"])}
     again = plan_sources(setup, "opinion", bench(setup), budget=Budget(4, "trainings"))
     assert again.sets == choice.sets and again.trial.tried == choice.trial.tried
+
+
+def test_what_was_measured_on_a_task_of_the_same_texts_is_not_used_either(setup):
+    past = {one.target for one in reading._past(setup, setup.catalogue.tasks["opinion"])}
+    assert "stsb" in past and "rte" in past
+    sick = TaskSpec(name="sick2", kind="regression", rows=(HubRows(id="none", columns={}),), overlaps=("stsb",))
+    assert {one.target for one in reading._past(setup, sick)} - {"opinion"} == past - {"stsb"}
 
 
 def test_the_trial_is_not_trained_twice(setup, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toys import QUICK, toy_data
 
-from adaptmtl.adapters.heads import make_head
+from adaptmtl.adapters.heads import IGNORED, TokenHead, make_head
 from adaptmtl.backbone.load import Backbone
 from adaptmtl.tasks.kind import kinds
 from adaptmtl.training import batches
@@ -51,18 +51,55 @@ def test_pieces_add_up_to_the_step(kind: str, backbone: Backbone, monkeypatch: p
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_pieces_are_about_equal_and_hold_every_unit_once(backbone: Backbone, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("limit", [1, 30, 60, 200, 10_000])
+def test_pieces_keep_within_the_limit_and_hold_every_unit_once(limit, backbone, monkeypatch):
     encoded = toy_data("multiple_choice", backbone, rows=64).train.encoded
     units = np.random.default_rng(0).permutation(encoded.n_units)[:32]
-    lengths = np.add.reduceat(encoded.lengths, encoded.unit_offsets[:-1])
-    assert len(pieces(encoded, units, CPU)) == 1
-    for limit in (1, 60, 200):
-        monkeypatch.setitem(batches._TOKENS_AT_ONCE, "cpu", limit)
-        made = pieces(encoded, units, CPU)
-        assert np.concatenate(made).tolist() == units.tolist() and all(len(part) for part in made)
-        sizes = [lengths[part].sum() for part in made]
-        assert max(sizes) <= 1.5 * limit + lengths.max()
-        assert len(made) == min(len(units), max(1, round(sum(sizes) / limit))) or limit == 1
+    monkeypatch.setitem(batches._TOKENS_AT_ONCE, "cpu", limit)
+    made = pieces(encoded, units, CPU)
+    assert sorted(np.concatenate(made).tolist()) == sorted(units.tolist())
+    sizes = [make_batch(encoded, None, part).attention_mask.numel() for part in made]
+    assert all(size <= limit for size, part in zip(sizes, made, strict=True) if len(part) > 1)
+    if len(made) > 1:
+        assert sum(sizes) > limit and (limit < 60 or min(sizes) > limit / 3)
+
+
+def test_a_long_unit_does_not_pad_the_short_ones(backbone: Backbone, monkeypatch: pytest.MonkeyPatch):
+    encoded = toy_data("sequence_classification", backbone, rows=32).train.encoded
+    lengths = np.full(32, 20)
+    lengths[5] = 512
+    long = replace(
+        encoded, input_ids=np.ones(lengths.sum(), np.int32), token_type_ids=None,
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+    )  # fmt: skip
+    made = pieces(long, np.arange(32), CPU)
+    assert [len(part) for part in made] == [31, 1] and made[1].tolist() == [5]
+
+
+class WordHead(TokenHead):
+    """A head of another package: a plain mean over words, which is no number where there is none."""
+
+    def loss(self, outputs, batch):
+        return torch.nn.functional.cross_entropy(outputs.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED)
+
+
+def test_a_foreign_head_counts_words_and_pieces_without_any_are_left_out(backbone, monkeypatch):
+    data = toy_data("token_classification", backbone, rows=40)
+    encoded = data.train.encoded
+    labels = encoded.labels.copy()
+    for unit in range(0, 20):  # rows without a labelled word
+        labels[encoded.offsets[unit] : encoded.offsets[unit + 1]] = IGNORED
+    encoded = replace(encoded, labels=labels)
+    head = WordHead(backbone.hidden_size, 3, dropout=0.0)
+    head.per_token = True
+    model = lora_model(backbone, QUICK.method, 0, head, torch.float32).model
+    units = np.arange(12, 24)
+    batch = make_batch(encoded, None, units)
+    whole = head.loss(model(batch), batch)
+    monkeypatch.setitem(batches._TOKENS_AT_ONCE, "cpu", 12)
+    made = list(accumulated(model, head, encoded, None, units, CPU))
+    assert len(made) >= 2
+    assert float(sum(one.loss.detach() for one in made)) == pytest.approx(float(whole.detach()), rel=1e-5)
 
 
 def test_a_training_in_pieces_ends_near_the_same_weights(

@@ -16,11 +16,13 @@ import torch
 from toys import QUICK, toy_data
 
 from adaptmtl.backbone.load import Backbone, resolve
+from adaptmtl.training import batches
 from adaptmtl.training.adapter import fine_tune, train_adapter
 from adaptmtl.training.multitask import Mixing, train_shared
 from adaptmtl.workspace import Silent, Workspace
 
 STEPS = 24
+TOKENS = 60  # at once, so that a step has several pieces
 RECIPE = replace(QUICK, steps=STEPS)
 
 
@@ -64,6 +66,11 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 def unfinished(workspace: Workspace) -> list[Path]:
     return list(workspace.folder("unfinished").glob("*"))
+
+
+@pytest.fixture(autouse=True)
+def steps_of_several_pieces(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(batches._TOKENS_AT_ONCE, "cpu", TOKENS)  # dropout is drawn piece by piece
 
 
 @pytest.mark.parametrize("how", ["adapter", "full", "joint", "multitask"])
@@ -122,5 +129,6 @@ def test_killed_at_random_steps(backbone: Backbone, workspace: Workspace, tmp_pa
 if __name__ == "__main__":
     folder, home, step = sys.argv[1:]
     torch.set_num_threads(1)
+    batches._TOKENS_AT_ONCE["cpu"] = TOKENS
     place = Workspace(home=Path(home), mirror=None, offline=True, reporter=Notes(kill_after=int(step)))
     train("adapter", resolve(folder, place), place)

@@ -17,14 +17,20 @@ def tables():
     return module
 
 
-def row(name, spearman, cost=None, **figures):
+def row(name, spearman, cost=None, targets=3, scored=1.0, **figures):
     figures = {"spearman": spearman, **figures}
-    return {"name": name, "figures": figures, "seconds": None if cost is None else 100 * cost, "cost_share": cost}
+    seconds = None if cost is None else 100 * cost
+    return {
+        "name": name, "figures": figures, "targets": targets, "scored": scored, "seconds": seconds, "cost_share": cost,
+    }  # fmt: skip
 
 
 RESULT = {
     "targets": 3, "pairs": 30, "seeds": [3],
-    "rows": [row("popularity", 0.25), row("few_step", 0.8, 0.4, auc=0.9), row("planner", -0.5, 0.0002), row("x", None)],
+    "rows": [
+        row("popularity", 0.25, targets=2, scored=0.5), row("few_step", 0.8, 0.4, auc=0.9),
+        row("planner", -0.5, 0.0002), row("x", None),
+    ],
     "noise": {"negative_share": 0.47, "positive_pairs": 5, "negative_pairs": 7},
     "planner": "planner", "planner_minus": {"few_step": {"spearman": [-1.3, -1.5, -1.1], "auc": [0.1, None, None]}},
 }  # fmt: skip
@@ -42,9 +48,18 @@ def test_only_what_is_at_hand_is_written(tables):
     assert (
         section.index("few step") < section.index("popularity") < section.index("| planner |") < section.index("| x |")
     )
-    assert "| few step | 0.800 | 0.900 | 40.0 | 40.0% |" in section and "0.02%" in section
+    assert "| few step | 3 | 0.800 | 0.900 | 40.0 | 40.0% |" in section and "0.02%" in section
+    assert "| estimator | targets | Spearman |" in section and "| popularity | 2 (50.0%) | 0.250 |" in section
     assert "| few step | −1.300 [−1.500, −1.100] | +0.100 |" in section
     assert tables.written(after, {"transfer_quality.json": {"truth": RESULT}}) == after
+
+
+def test_a_merge_is_compared_with_its_members(tables):
+    minus = {"planner (best member)": {"spearman": [-0.1, -0.4, 0.2]}, "size": {"spearman": [0.3, 0.1, 0.5]}}
+    text = tables.sets_section({**RESULT, "planner_minus": minus})
+    assert text.startswith("30 sets on 3 targets.")
+    assert text.endswith("| minus | Spearman |\n| --- | --- |\n| planner (best member) | −0.100 [−0.400, +0.200] |")
+    assert "paired over" not in tables.sets_section({**RESULT, "planner_minus": {}})
 
 
 def test_the_plot_is_sound_and_shows_the_costed_rows(tables):

@@ -1,6 +1,6 @@
-"""Writes the tables of measured results into README.md, from the files in benchmarks/results.
+"""Writes the tables of checks into README.md and docs/fusion.md, from the files in benchmarks/results.
 
-python benchmarks/readme_tables.py [--check]
+python benchmarks/check_tables.py [--check]
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-#: marker in the README -> (results file, where in it the check stands)
-TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "demo": ("demo.json", ()),
-    "boolq": ("boolq_sources.json", ("check",)),
+#: marker in a document -> (document, results file, where in it the check stands)
+TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "demo": ("README.md", "demo.json", ()),
+    "boolq": ("README.md", "boolq_sources.json", ("check",)),
+    "boolq-h100": ("docs/fusion.md", "boolq_sources_h100.json", ("check",)),
 }
 
 
-def boolq_table(check: dict[str, Any], file: str) -> str:
+def check_table(check: dict[str, Any], file: str, document: str) -> str:
     """Returns the table of one check, with what was chosen and why."""
     machine = check["provenance"]["machine"]
     rows = [
@@ -41,16 +42,20 @@ def boolq_table(check: dict[str, Any], file: str) -> str:
             f"| {arm['title']} | {score} | {spread} | {difference} | {arm['verdict'] or ''} | {arm['seconds']:.0f} "
             f"| {arm['upstream_seconds']:.0f} | {arm['trained_parameters']:,} |"
         )
-    beaten = [arm["title"] for arm in check["arms"] if arm["beats_majority"] and arm["beats_majority"][0] > 0]
+    margins = [(arm["title"], *arm["beats_majority"]) for arm in check["arms"] if arm["beats_majority"]]
+    above = ", ".join(title for title, low, _ in margins if low > 0)
+    below = ", ".join(title for title, _, high in margins if high < 0)
     rows += [
         "",
         f"How the sources were chosen: {check['summary']}. "
-        + (f"The majority rate is beaten, with an interval above 0, by: {', '.join(beaten)}." if beaten else
-           "No arm beats the majority rate with an interval above 0."),
+        + (f"Shown to beat the majority rate: {above}." if above else "No arm is shown to beat the majority rate.")
+        + (f" Shown to be below it: {below}." if below else ""),
         "",
-        f"Measured on {_device(machine)}. \"s before\": the sources' adapters and "
-        "the trial that chose them, or the multi-task encoder, once for all seeds. "
-        f"Every figure is from [{file}](benchmarks/results/{file}).",
+        f"Measured on {_device(machine)}. \"s per seed\": training on the target, and scoring all evaluation rows. "
+        "\"s before\", once for all seeds: the adapters of the chosen sources and the trial that chose them, or the "
+        "multi-task encoder; adapters of sources that were not chosen, and reading them, are not in it. Intervals are "
+        "for one comparison; \"fused is\" goes by p values adjusted over all arms. "
+        f"Every figure is from [{file}]({'../' * document.count('/')}benchmarks/results/{file}).",
     ]  # fmt: skip
     return "\n".join(rows)
 
@@ -69,27 +74,25 @@ def _bounds(value: float | None, low: float | None, high: float | None, sign: st
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only say whether the README is up to date")
+    parser.add_argument("--check", action="store_true", help="only say whether the documents are up to date")
     options = parser.parse_args()
-    readme = ROOT / "README.md"
-    before = readme.read_text(encoding="utf-8")
-    after = before
-    for marker, (file, path) in TABLES.items():
-        found = ROOT / "benchmarks" / "results" / file
-        if not found.exists():
-            continue
-        check = json.loads(found.read_text(encoding="utf-8"))
+    before = {name: (ROOT / name).read_text(encoding="utf-8") for name, _, _ in TABLES.values()}
+    after = dict(before)
+    for marker, (document, file, path) in TABLES.items():
+        check = json.loads((ROOT / "benchmarks" / "results" / file).read_text(encoding="utf-8"))
         for part in path:
-            check = check.get(part, {})
-        if not check:  # a benchmark that was cut short has no such part yet
-            continue
+            check = check[part]
         begin, end = f"<!-- results:{marker} -->", f"<!-- /results:{marker} -->"
         pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        table = f"{begin}\n{boolq_table(check, file)}\n{end}"
-        after = pattern.sub(lambda _, table=table: table, after)
+        table = f"{begin}\n{check_table(check, file, document)}\n{end}"
+        after[document], count = pattern.subn(lambda _, table=table: table, after[document])
+        if count != 1:
+            raise SystemExit(f"{document}: {count} blocks {begin} ... {end}; there must be one")
+    stale = [name for name in before if after[name] != before[name]]
     if options.check:
-        return 0 if after == before else 1
-    readme.write_text(after, encoding="utf-8")
+        return 1 if stale else 0
+    for name in stale:
+        (ROOT / name).write_text(after[name], encoding="utf-8")
     return 0
 
 
