@@ -88,7 +88,7 @@ def test_transfer_ranks_the_others(capsys, training, trained):
 def test_an_automatic_choice_is_explained(capsys, training, trained):
     fuse = ["fuse", "--target", "verdict", "--budget", "4", "--quiet", *training]
     out, _ = run(capsys, *fuse)
-    assert "held-out training rows" in out and "the target alone" in out and "gain after the trial" in out
+    assert "held-out training rows" in out and "held-out score (alone)" in out and "gain after the trial" in out
     result = json.loads(run(capsys, *fuse, "--json")[0])
     assert result["choice"]["budget"] == "4" and result["choice"]["trial"]["trainings"] == 4
     assert {one["task"] for one in result["choice"]["table"]["sources"]} == {"mood", "opinion"}
