@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
+
+from common import RESULTS, filled
 
 ROOT = Path(__file__).resolve().parents[1]
 #: marker in a document -> (document, results file, where in it the check stands)
@@ -79,15 +80,10 @@ def main() -> int:
     before = {name: (ROOT / name).read_text(encoding="utf-8") for name, _, _ in TABLES.values()}
     after = dict(before)
     for marker, (document, file, path) in TABLES.items():
-        check = json.loads((ROOT / "benchmarks" / "results" / file).read_text(encoding="utf-8"))
+        check = json.loads((RESULTS / file).read_text(encoding="utf-8"))
         for part in path:
             check = check[part]
-        begin, end = f"<!-- results:{marker} -->", f"<!-- /results:{marker} -->"
-        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        table = f"{begin}\n{check_table(check, file, document)}\n{end}"
-        after[document], count = pattern.subn(lambda _, table=table: table, after[document])
-        if count != 1:
-            raise SystemExit(f"{document}: {count} blocks {begin} ... {end}; there must be one")
+        after[document] = filled(after[document], marker, check_table(check, file, document))
     stale = [name for name in before if after[name] != before[name]]
     if options.check:
         return 1 if stale else 0

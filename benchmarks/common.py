@@ -1,9 +1,10 @@
-"""Options that the benchmarks of the engine share, with one meaning each."""
+"""What benchmarks share: options of those of the engine, with one meaning each, and blocks of results in documents."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,20 @@ SHARED: dict[str, dict[str, Any]] = {
     "--task-file": {"type": Path, "help": "YAML file or folder with tasks and suites of your own"},
     "--smoke": {"action": "store_true", "help": "small sizes, to see that it runs"},
 }
+
+
+def filled(document: str, marker: str, text: str) -> str:
+    """Returns a document with what stands between the markers of a block of results exchanged.
+
+    Raises:
+        SystemExit: the document has no such block, or several.
+    """
+    begin, end = f"<!-- results:{marker} -->", f"<!-- /results:{marker} -->"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    document, count = pattern.subn(lambda _: f"{begin}\n{text}\n{end}", document)
+    if count != 1:
+        raise SystemExit(f"there are {count} blocks {begin} ... {end}; there must be one")
+    return document
 
 
 def parser(description: str | None, results: str, *shared: str) -> argparse.ArgumentParser:

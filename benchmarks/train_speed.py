@@ -63,9 +63,12 @@ class Sides:
     """One process per side, so that nothing one of them sets up is there for another."""
 
     def __init__(self, options: argparse.Namespace):
+        from adaptmtl.backbone.precision import multiplies_in_bf16
+
         self.options = options
         self.pools: dict[str, ProcessPoolExecutor] = {}
-        self.bf16 = options.device == "cuda" or _multiplies_in_bf16()
+        # where a processor only emulates bf16, a peer's step in it takes many times as long
+        self.bf16 = options.device == "cuda" or multiplies_in_bf16()
 
     def run(self, job: Job) -> dict[str, Any]:
         """Runs a job in its side's process and waits for it."""
@@ -83,13 +86,6 @@ class Sides:
         """Ends the processes."""
         for pool in self.pools.values():
             pool.shutdown()
-
-
-def _multiplies_in_bf16() -> bool:
-    """Whether the processor does; where it does not, a peer's step in bf16 takes twenty times as long."""
-    import torch
-
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _prepare(

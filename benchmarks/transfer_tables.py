@@ -10,15 +10,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 import sys
 from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from common import RESULTS, filled
+
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENT, PLOT = ROOT / "docs" / "transfer.md", ROOT / "docs" / "transfer_frontier.svg"
 TITLES = {
     "spearman": "Spearman", "ndcg": "NDCG", "ndcg_exponential": "NDCG (exp.)", "regret@1": "regret@1",
@@ -152,10 +152,7 @@ def written(document: str, results: Mapping[str, Any]) -> str:
         found = results.get(file, {})
         found = found.get(key) if key else found
         if found:
-            begin, end = f"<!-- results:{marker} -->", f"<!-- /results:{marker} -->"
-            pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-            text = f"{begin}\n{write(found)}\n{end}".replace("\\", r"\\")
-            document = pattern.sub(text, document)
+            document = filled(document, marker, write(found))
     return document
 
 

@@ -75,18 +75,8 @@ class Head(nn.Module):
         return self.output(self.dropout(read))
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Returns the mean loss over the batch's units, or over its labelled tokens (:meth:`weight`), a scalar."""
+        """Returns the mean loss over the batch's units, a scalar; over labelled tokens where the kind labels those."""
         raise NotImplementedError
-
-    def weight(self, batch: Batch) -> float:
-        """Returns how much a batch's loss counts beside those of other pieces of the same step.
-
-        It is the number of what :meth:`loss` is a mean over: labelled tokens where every token has a label, else units.
-        """
-        labels = batch.labels
-        if self.per_token and labels is not None and labels.shape == batch.attention_mask.shape:
-            return float((labels != IGNORED).sum())
-        return float(len(batch.sizes))
 
     def scale_outputs(self, outputs: Tensor) -> Tensor:
         """Turns outputs into the unit that predictions are decoded from."""
@@ -184,10 +174,6 @@ class SpanHead(Head):
         scores = outputs.masked_fill(batch.attention_mask[:, :, None] == 0, -1e4)
         start = F.cross_entropy(scores[:, :, 0], batch.labels[:, 0])
         return (start + F.cross_entropy(scores[:, :, 1], batch.labels[:, 1])) / 2
-
-    def weight(self, batch: Batch) -> float:
-        """Number of windows: labels are two places each, whatever the windows' length."""
-        return float(len(batch.sizes))
 
 
 def make_head(spec: TaskSpec, hidden_size: int, train: EncodedRows | None, seed: int, dropout: float = 0.1) -> Head:

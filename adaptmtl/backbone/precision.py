@@ -27,15 +27,15 @@ def default_dtype() -> torch.dtype:
     """
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        return torch.float32
-    emulated = platform.machine().lower() in ("x86_64", "amd64") and not multiplies_in_bf16()
-    return torch.float32 if emulated else torch.bfloat16
+    return torch.bfloat16 if multiplies_in_bf16() else torch.float32
 
 
 def multiplies_in_bf16() -> bool:
-    """Whether an x86 processor has instructions for products in bf16: AVX512-BF16 or AMX."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    """Whether the processor does, and does not only emulate it: an x86 one needs AVX512-BF16 or AMX."""
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return not x86 or bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 class FrozenLinear(nn.Module):

@@ -15,7 +15,7 @@ from adaptmtl.backbone.load import Backbone
 from adaptmtl.backbone.precision import default_dtype
 from adaptmtl.backbone.states import States, states_on
 from adaptmtl.tasks.encoded import EncodedRows
-from adaptmtl.training.batches import epochs_of_units, make_batch, pieces, training_units
+from adaptmtl.training.batches import epochs_of_units, labelled, make_batch, pieces, training_units
 from adaptmtl.training.checkpoint import checkpoint_for
 from adaptmtl.training.data import PreparedSplit, TaskData
 from adaptmtl.training.loop import Log, Piece, accelerator, run
@@ -164,9 +164,9 @@ def accumulated(
 ) -> Iterator[Piece]:
     """Yields a step in pieces whose losses add up to ``share`` of the mean loss over its units."""
     batches = [make_batch(encoded, states, part) for part in pieces(encoded, units, device)]
-    weighed = [(batch, head.weight(batch)) for batch in batches]
+    weighed = [(batch, labelled(encoded, batch)) for batch in batches]
     # without labels a mean may be no number: such a piece is left out, unless there is no other
-    weighed = [one for one in weighed if one[1] > 0] or [(batch, 1.0) for batch in batches]
+    weighed = [one for one in weighed if one[1] > 0] or [(batch, 1) for batch in batches]
     whole = sum(weight for _, weight in weighed)
     for batch, weight in weighed:
         tokens, moved = batch.n_tokens, to_device(batch, device)

@@ -106,6 +106,16 @@ def make_batch(encoded: EncodedRows, states: States | None, units: np.ndarray, l
     )
 
 
+def labelled(encoded: EncodedRows, batch: Batch) -> int:
+    """Returns what a head's loss on the batch is a mean over: labelled tokens where the kind labels those, else units.
+
+    With it, losses on several batches add up to the loss on all of their units.
+    """
+    if encoded.kind.labels_per != "token" or batch.labels is None:
+        return len(batch.sizes)
+    return int((batch.labels != IGNORED).sum())
+
+
 def _labels(encoded: EncodedRows, units: np.ndarray, features: np.ndarray, length: int) -> torch.Tensor | None:
     if encoded.labels is None:
         return None

@@ -13,7 +13,7 @@ from adaptmtl.adapters.heads import Batch, Head, make_head, mean_over_tokens
 from adaptmtl.backbone.precision import LowRankLinear, default_dtype
 from adaptmtl.backbone.states import States
 from adaptmtl.tasks.encoded import EncodedRows
-from adaptmtl.training.batches import make_batch, training_units
+from adaptmtl.training.batches import labelled, make_batch, training_units
 from adaptmtl.training.data import PreparedSplit
 from adaptmtl.training.loop import accelerator
 from adaptmtl.training.model import TaskModel, lora_model, to_device
@@ -183,7 +183,7 @@ def _fit_head(
         head.output.weight.zero_()
         head.output.bias.zero_()
     optimizer = torch.optim.LBFGS(head.output.parameters(), max_iter=ITERATIONS, line_search_fn="strong_wolfe")
-    weights = [head.weight(batch) for _, batch in read]
+    weights = [labelled(encoded, batch) for _, batch in read]
     ridge = 0.5 * PENALTY / len(units) * max(scale, 1e-12)
 
     def closure() -> Tensor:

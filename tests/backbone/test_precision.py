@@ -16,7 +16,8 @@ from adaptmtl.backbone import precision
 ])  # fmt: skip
 def test_emulated_bf16_is_not_chosen(machine, library, instructions, dtype, monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: library)
-    monkeypatch.setattr(precision, "multiplies_in_bf16", lambda: instructions)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     monkeypatch.setattr(precision.platform, "machine", lambda: machine)
     assert precision.default_dtype.__wrapped__() is dtype
 
