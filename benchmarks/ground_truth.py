@@ -2,24 +2,27 @@
 
 The truth that estimators and planners are measured against: real transfers with the embedded backbone. For every target
 its adapter is trained from nothing (more seeds, since every gain is measured against it), from each source's adapter,
-and from the merge of source sets, always on the same few rows for the same number of steps, and scored on all
-validation rows. Sources that share texts with a target's validation rows are left out for it. Every target's result is
-kept in the workspace, so a killed run goes on where it stopped; the files are written anew after each target.
+and from the merge of source sets, always on the same few rows for the same number of steps, and scored on the same
+validation rows. Sources that share texts with a target's validation rows are left out for it. Then every estimator
+scores every source. Every training is kept in the workspace, so a killed run goes on where it stopped; the files are
+written anew after each target.
 
     python benchmarks/ground_truth.py --mirror DIR [--seeds 3] [--jobs 1] [--smoke]
 
 Writes ground_truth.parquet (one row per training), ground_truth_scores.parquet (one row per target, source and
 estimator), ground_truth_seen.parquet (what the planner saw of every source and set before any training on the target)
-and ground_truth.json (settings, sources, what was excluded, provenance). What the package ships as past transfers is
-made of the first and the third by ``ship_past.py``.
+and ground_truth.json (settings, sources, what was excluded, provenance), or files that begin with ``--name``. What the
+package ships as past transfers is made of the first and the third by ``ship_past.py``.
+
+Seconds are of the processor on a CPU, where each process has its share of the cores, and of the clock on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-import time
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,15 +31,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from adaptmtl.adapters.methods import LoraWeights
 from adaptmtl.fusion.bench import FusionBench
 from adaptmtl.fusion.delta import from_peft
 from adaptmtl.fusion.methods import merged_start, start_from
-from adaptmtl.provenance import record
+from adaptmtl.provenance import Cost, measured, record
 from adaptmtl.selection.gains import Seen
 from adaptmtl.selection.reading import Reader
 from adaptmtl.storage import read_json, write_json
+from adaptmtl.training.adapter import train_adapter
+from adaptmtl.training.data import TaskData
 from adaptmtl.training.group import Member, train_group
 from adaptmtl.training.recipe import Encoding, Recipe
 from adaptmtl.training.score import score
@@ -49,7 +55,7 @@ from adaptmtl.workspace import Workspace
 from adaptmtl.zoo.build import ensure_adapter
 from adaptmtl.zoo.index import Entry
 
-VERSION = 2
+VERSION = 3
 SOURCES = (
     "mnli", "snli", "qnli", "scitail", "sick", "mrpc", "stsb", "cola", "sst2", "trec", "subj", "ag_news", "tweet_irony",
     "tweet_emotion", "tweet_hate", "conll2000", "en_ewt", "ncbi_disease", "mit_restaurant", "squad", "policy_qa",
@@ -77,6 +83,7 @@ class Settings:
     learning_rate: float = Recipe().learning_rate
     head_rate: float = Recipe().head_rate
     max_length: int = 128
+    source_length: int = 128
     eval_rows: int | None = None
     seeds: int = 3
     sources: tuple[str, ...] = SOURCES
@@ -90,9 +97,8 @@ class Settings:
         if target:
             recipe = replace(recipe, steps=self.steps)
         eval_rows = self.eval_rows if target else min(self.eval_rows or 500, 500)
-        return make_setup(
-            workspace=workspace, recipe=recipe, encoding=Encoding(max_length=self.max_length), eval_rows=eval_rows
-        )
+        length = self.max_length if target else self.source_length
+        return make_setup(workspace=workspace, recipe=recipe, encoding=Encoding(max_length=length), eval_rows=eval_rows)
 
 
 def train_source(settings: Settings, task: str) -> dict[str, Any]:
@@ -105,41 +111,95 @@ def train_source(settings: Settings, task: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def measure_target(settings: Settings, target: str) -> dict[str, Any]:
-    """Trains every start for one target, or finds what was measured before."""
-    setup = settings.setup(target=True)
-    data = setup.data(target, settings.target_rows)
-    candidates = find_sources(setup, data, None)
-    entries = {entry.task: entry for entry in candidates.entries if entry.task in settings.sources}
-    plan = starts_to_measure(sorted(entries), settings, target)
-    key = setup.key("truth", truth_version=VERSION, data=data.identity, plan=[[list(s), seed] for s, seed in plan],
-                    entries={task: entry.key for task, entry in entries.items()})  # fmt: skip
-    path = setup.workspace.folder("truth", f"{key}.json")
+@dataclass(frozen=True)
+class Target:
+    """One target with what may be its sources."""
+
+    settings: Settings
+    setup: Setup
+    data: TaskData
+    entries: dict[str, Entry]
+    excluded: list[list[str]]
+
+    @classmethod
+    def of(cls, settings: Settings, name: str) -> Target:
+        """Reads the rows and looks for sources among those of the settings."""
+        setup = settings.setup(target=True)
+        data = setup.data(name, settings.target_rows)
+        candidates = find_sources(setup, data, None)
+        entries = {entry.task: entry for entry in candidates.entries if entry.task in settings.sources}
+        return cls(settings, setup, data, entries, [list(one) for one in candidates.excluded])
+
+    @property
+    def plan(self) -> list[tuple[tuple[str, ...], int]]:
+        """All trainings: (sources, seed)."""
+        return starts_to_measure(sorted(self.entries), self.settings, self.data.spec.name)
+
+    def path(self, part: str) -> Path:
+        """Returns where a part of the result is kept."""
+        key = self.setup.key("truth", part=part, truth_version=VERSION, data=self.data.identity,
+                             plan=[[list(sources), seed] for sources, seed in self.plan],
+                             entries={task: entry.key for task, entry in self.entries.items()})  # fmt: skip
+        return self.setup.workspace.folder("truth", f"{key}.json")
+
+
+def train_target(settings: Settings, name: str) -> dict[str, Any]:
+    """Trains every start for one target; what was trained before is read from the workspace."""
+    target = Target.of(settings, name)
+    path, plan = target.path("runs"), target.plan
+    rows: list[dict[str, Any]] = (read_json(path) or {}).get("runs", [])
+    starts = Starts(target.setup, target.entries)
+    members = [Member(seed, starts.of(sources)) for sources, seed in plan[len(rows) :]]
+    for values, cost, steps in trainings(target, members):
+        sources, seed = plan[len(rows)]
+        metric = target.data.spec.main_metric
+        rows.append({
+            "target": name, "sources": "+".join(sources), "n_sources": len(sources), "seed": seed, "metric": metric,
+            "score": values[metric], "seconds": cost, "steps": steps, "target_rows": len(target.data.train.rows),
+            "eval_rows": len(target.data.validation.rows), "method": "merge",
+        })  # fmt: skip
+        write_json(path, {"runs": rows})
+    return {"target": name, "kind": str(target.data.spec.kind), "runs": rows, "excluded": target.excluded}
+
+
+def trainings(target: Target, members: Sequence[Member]) -> Iterator[tuple[dict[str, float], float, int]]:
+    """Trains members, side by side on a GPU and one by one on a CPU, and yields scores, seconds and steps of each."""
+    setup, data = target.setup, target.data
+
+    def scored(out: np.ndarray) -> dict[str, float]:
+        return score(data, data.validation, out).values
+
+    if torch.cuda.is_available():
+        groups = train_group(setup.workspace, setup.backbone, data, setup.recipe, members)
+        while True:
+            with measured() as cost:
+                if (group := next(groups, None)) is None:
+                    return
+                outputs = group.outputs(setup.workspace, data.validation)
+            for out in outputs:  # members share their forward passes, and so their time
+                yield scored(out), _seconds(cost) / len(outputs), group.log.steps
+    for member in members:
+        with measured() as cost:
+            trained = train_adapter(
+                setup.workspace, setup.backbone, data, setup.recipe, member.seed, start=member.start
+            )
+            out = trained.outputs(setup.workspace, data.validation)
+        yield scored(out), _seconds(cost), trained.log.steps
+
+
+def _seconds(cost: Cost) -> float:
+    return cost.seconds if torch.cuda.is_available() else cost.cpu_seconds
+
+
+def score_target(settings: Settings, name: str) -> dict[str, Any]:
+    """Asks every estimator and the planner about one target, and puts what was measured into the history."""
+    target = Target.of(settings, name)
+    path = target.path("scores")
     if (held := read_json(path)) is not None:
         return dict(held)
-    weights = Starts(setup, entries)
-    members = [Member(seed, weights.of(sources)) for sources, seed in plan]
-    rows, done, began = [], 0, time.perf_counter()
-    for group in train_group(setup.workspace, setup.backbone, data, setup.recipe, members):
-        outputs = group.outputs(setup.workspace, data.validation)
-        seconds = (time.perf_counter() - began) / len(outputs)  # members share their forward passes, and so their time
-        for (sources, seed), out in zip(plan[done : done + len(outputs)], outputs, strict=True):
-            values = score(data, data.validation, out).values
-            rows.append({
-                "target": target, "sources": "+".join(sources), "n_sources": len(sources), "seed": seed,
-                "metric": data.spec.main_metric, "score": values[data.spec.main_metric], "seconds": seconds,
-                "steps": group.log.steps, "target_rows": len(data.train.rows),
-                "eval_rows": len(data.validation.rows), "method": "merge",
-            })  # fmt: skip
-        done += len(outputs)
-        began = time.perf_counter()
-    result = {
-        "target": target, "kind": str(data.spec.kind), "runs": rows,
-        "scores": estimates(setup, settings, target, list(entries.values())),
-        "seen": seen(setup, settings, target, weights, list(dict.fromkeys(sources for sources, _ in plan if sources))),
-        "excluded": [list(one) for one in candidates.excluded],
-    }  # fmt: skip
-    remember(setup, result)
+    plan = [sources for sources, _ in target.plan if sources]
+    result = {"scores": estimates(target), "seen": seen(target, list(dict.fromkeys(plan)))}
+    remember(target.setup, {**train_target(settings, name), **result})
     write_json(path, result)
     return result
 
@@ -182,20 +242,17 @@ def _draw(generator: np.random.Generator, names: Sequence[str], size: int) -> tu
     return tuple(sorted(generator.choice(names, min(size, len(names)), replace=False).tolist()))
 
 
-def seen(
-    setup: Setup, settings: Settings, target: str, starts: Starts, wanted: Sequence[tuple[str, ...]]
-) -> list[dict[str, Any]]:
+def seen(target: Target, wanted: Sequence[tuple[str, ...]]) -> list[dict[str, Any]]:
     """Returns what the planner sees of every source and set, before any training on the target."""
-    data = setup.data(target, settings.target_rows)
-    candidates = Candidates(tuple(starts.entries.values()), ())
-    reader = Reader(setup, data, candidates, 0, allowed=float("inf"), most=None)
+    setup, data, entries = target.setup, target.data, target.entries
+    reader = Reader(setup, data, Candidates(tuple(entries.values()), ()), 0, allowed=float("inf"), most=None)
     bench = FusionBench(setup, data, "merge")
     several = [sources for sources in wanted if len(sources) > 1]
-    read = reader.read([bench.start([starts.entries[one] for one in sources]) for sources in several])
+    read = reader.read([bench.start([entries[one] for one in sources]) for sources in several])
     rows = [*reader.seen.values()]
     rows += [replace(one, sources=sources) for one, sources in zip(read, several, strict=True)]
     return [
-        {"target": target, "sources": "+".join(one.sources), "reading": reader.reading, "probe": one.probe,
+        {"target": data.spec.name, "sources": "+".join(one.sources), "reading": reader.reading, "probe": one.probe,
          "hscore": one.hscore, "backbone": setup.backbone.hash}
         for one in rows
     ]  # fmt: skip
@@ -215,29 +272,30 @@ def remember(setup: Setup, result: dict[str, Any]) -> None:
     ])  # fmt: skip
 
 
-def estimates(setup: Setup, settings: Settings, target: str, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def estimates(target: Target) -> list[dict[str, Any]]:
     """Returns every estimator's score of every source, from the target's training rows alone.
 
     Those that learn from history are left out: what they know would depend on which targets were measured first. They
     are judged leave-target-out from the transfers themselves.
     """
-    data = setup.data(target, settings.target_rows)
     names = [name for name in estimators if "history" not in estimators[name].needs]
-    return [{"target": target, **one} for one in estimate(setup, data, entries, names=names).records()]
+    records = estimate(target.setup, target.data, list(target.entries.values()), names=names).records()
+    return [{"target": target.data.spec.name, **one} for one in records]
 
 
-def write(folder: Path, settings: Settings, sources: list[dict[str, Any]], done: dict[str, dict[str, Any]]) -> None:
-    """Writes what is known so far."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write(out: Path, settings: Settings, sources: list[dict[str, Any]], done: dict[str, dict[str, Any]]) -> None:
+    """Writes what is known so far to files whose names begin like ``out``."""
+    out.parent.mkdir(parents=True, exist_ok=True)
     order = [done[target] for target in settings.targets if target in done]
-    for part, name in (("runs", "ground_truth"), ("scores", "ground_truth_scores"), ("seen", "ground_truth_seen")):
-        rows = [row for one in order for row in one[part]]
-        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
-    write_json(folder / "ground_truth.json", {
+    for part, ending in (("runs", ""), ("scores", "_scores"), ("seen", "_seen")):
+        if rows := [row for one in order for row in one.get(part, [])]:
+            pq.write_table(pa.Table.from_pylist(rows), out.with_name(f"{out.name}{ending}.parquet"))
+    write_json(out.with_name(f"{out.name}.json"), {
         "question": (__doc__ or "").splitlines()[0],
         "settings": {
             "source_rows": settings.source_rows, "source_epochs": settings.source_epochs,
-            "target_rows": settings.target_rows, "steps": settings.steps, "max_length": settings.max_length,
+            "source_max_length": settings.source_length, "target_rows": settings.target_rows, "steps": settings.steps,
+            "max_length": settings.max_length, "eval_rows": settings.eval_rows,
             "seeds": settings.seeds, "baseline_seeds": 2 * settings.seeds, "set_seeds": SET_SEEDS,
             "recipe": settings.setup(target=True).recipe.to_dict(),
         },
@@ -261,45 +319,71 @@ def in_short(runs: Sequence[dict[str, Any]]) -> str:
     return f"alone {alone:.3f}, best source {best} {mean[best]:.3f}, {below:.0%} of {len(mean)} sources below alone"
 
 
+def in_processes(
+    pool: ProcessPoolExecutor, settings: Settings, measure: Callable[[Settings, str], dict[str, Any]],
+    done: dict[str, dict[str, Any]], after: Callable[[], None],
+) -> list[str]:  # fmt: skip
+    """Measures all targets, puts what is found into ``done``, and returns what failed, which stops no other."""
+    failed = []
+    waiting = {pool.submit(measure, settings, target): target for target in settings.targets}
+    for future in as_completed(waiting):
+        target = waiting[future]
+        if (error := future.exception()) is not None:
+            failed.append(f"{target}: {error!r}")
+            print(f"target {failed[-1]}", flush=True)
+            continue
+        done.setdefault(target, {}).update(future.result())
+        after()
+        print(f"target {target}: {in_short(done[target]['runs'])}", flush=True)
+    return failed
+
+
 def main() -> None:
+    defaults = Settings(mirror=Path(), home=Workspace().home)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mirror", type=Path, required=True)
-    parser.add_argument("--home", type=Path, default=Workspace().home)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--targets", help="comma-separated, instead of all")
-    parser.add_argument("--sources", help="comma-separated, instead of all")
-    parser.add_argument("--learning-rate", type=float, default=Recipe().learning_rate)
-    parser.add_argument("--head-rate", type=float, default=Recipe().head_rate)
+    parser.add_argument("--home", type=Path, default=defaults.home)
+    parser.add_argument("--targets", type=_names, default=defaults.targets)
+    parser.add_argument("--sources", type=_names, default=defaults.sources)
+    parser.add_argument("--set-sizes", type=_sizes, default=defaults.set_sizes, help="sizes of random sets, as 3,3,5")
+    for name in ("seeds", "target_rows", "steps", "max_length", "eval_rows", "source_rows"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
+    for name in ("learning_rate", "head_rate"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(defaults, name))
     parser.add_argument("--jobs", type=int, default=1, help="processes at once; they share one device")
+    parser.add_argument("--only-runs", action="store_true", help="train, and leave the estimators for later")
     parser.add_argument("--smoke", action="store_true", help="few rows, tasks and steps, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--name", default="ground_truth", help="what the files' names begin with")
     options = parser.parse_args()
-    chosen: dict[str, Any] = {"mirror": options.mirror, "home": options.home, "seeds": options.seeds}
-    chosen |= {"learning_rate": options.learning_rate, "head_rate": options.head_rate}
+    chosen = {name: getattr(options, name) for name in Settings.__dataclass_fields__ if hasattr(options, name)}
     if options.smoke:
         chosen |= {"source_rows": 48, "target_rows": 48, "steps": 4, "max_length": 48, "eval_rows": 60, "seeds": 1}
         chosen |= {"sources": ("snli", "stsb", "conll2000"), "targets": ("rte", "qed"), "set_sizes": (2, 3)}
-    for name in ("targets", "sources"):
-        if getattr(options, name):
-            chosen[name] = tuple(getattr(options, name).split(","))
     settings = Settings(**chosen)
-    with ProcessPoolExecutor(options.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    done: dict[str, dict[str, Any]] = {}
+    context, threads = multiprocessing.get_context("spawn"), max(1, (os.cpu_count() or 1) // options.jobs)
+    with ProcessPoolExecutor(options.jobs, context, torch.set_num_threads, (threads,)) as pool:
         sources = list(pool.map(train_source, [settings] * len(settings.sources), settings.sources))
         for one in sources:
             print(f"source {one['task']}: {one['metric']} {one['score']:.3f}, {one['seconds']:.0f} s", flush=True)
-        done: dict[str, dict[str, Any]] = {}
-        failed: list[str] = []
-        waiting = {pool.submit(measure_target, settings, target): target for target in settings.targets}
-        for future in as_completed(waiting):
-            if (error := future.exception()) is not None:  # the other targets are measured all the same
-                failed.append(f"{waiting[future]}: {error!r}")
-                print(f"target {failed[-1]}", flush=True)
-                continue
-            done[waiting[future]] = future.result()
-            write(options.out, settings, sources, done)
-            print(f"target {waiting[future]}: {in_short(done[waiting[future]]['runs'])}", flush=True)
+
+        def save() -> None:
+            write(options.out / options.name, settings, sources, done)
+
+        failed = in_processes(pool, settings, train_target, done, save)
+        if not options.only_runs:
+            failed += in_processes(pool, settings, score_target, done, save)
     if failed:
         raise SystemExit("not measured: " + "; ".join(failed))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(size) for size in text.split(","))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
 """How many of the lowest layers can go without an adapter before quality suffers, and what does each save?
 
 Every task is trained with k = 0 to depth - 1 lower layers left out, over several seeds, on the same rows. Training time
-is given with the lower layers' states at hand (every further seed, source or arm) and what they cost once is added.
+is given with the lower layers' states at hand (every further seed, source or arm) and what they cost once is added;
+both in processor seconds, so that several trainings may run side by side, each with its share of the threads.
 The default is the largest k whose mean loss of quality against k = 0 over tasks has an interval above the margin.
 
-    python benchmarks/lower_layers.py [--tasks A,B] [--layers 0,1,2] [--seeds 3] [--rows N] [--mirror DIR] [--smoke]
+    python benchmarks/lower_layers.py [--tasks A,B] [--layers 0,1,2] [--seeds 3] [--rows N] [--jobs 2] [--mirror DIR]
 
 Killed and started again with the same options, it goes on with what is missing.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import multiprocessing
 import tempfile
-import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +30,44 @@ TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq", "pubmed_q
 MARGIN = 0.01
 
 
-def one_run(setup: Any, data: Any, seed: int) -> dict[str, float]:
+def prepare(threads: int) -> None:
+    """Sets a process up."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def one_run(options: argparse.Namespace, task: str, k: int, seed: int) -> dict[str, float]:
     """Trains and scores one adapter; the states of its rows are made in an empty cache and timed apart."""
     from adaptmtl.backbone.precision import default_dtype
+    from adaptmtl.provenance import measured
+    from adaptmtl.tasks.catalogue import load_catalogue
     from adaptmtl.training.adapter import train_adapter
     from adaptmtl.training.loop import accelerator
+    from adaptmtl.training.recipe import Encoding, Recipe
     from adaptmtl.training.score import score
+    from adaptmtl.training.setup import make_setup
+    from adaptmtl.workspace import Workspace
 
-    splits = {name: dataclasses.replace(getattr(data, name), _states={}) for name in ("train", "validation")}
-    fresh = dataclasses.replace(data, **splits)
-    for name in splits:
-        splits[name].__dict__["encoded"] = getattr(data, name).encoded
-    k = setup.recipe.layers_below(setup.backbone)
+    base = Workspace()
+    setup = make_setup(
+        options.backbone, workspace=Workspace(home=options.home or base.home, mirror=options.mirror or base.mirror),
+        recipe=Recipe(epochs=options.epochs, lower_layers=k), encoding=Encoding(options.max_length),
+        catalogue=load_catalogue(options.task_file), eval_rows=options.eval_rows,
+    )  # fmt: skip
+    data = setup.data(task, options.rows)
+    _ = data.train.encoded, data.validation.encoded
     with tempfile.TemporaryDirectory() as folder:
         workspace = dataclasses.replace(setup.workspace, home=Path(folder))
-        started = time.perf_counter()
-        fresh.train.states(workspace, k, default_dtype(), accelerator().device)
-        states = time.perf_counter() - started
-        started, before = time.perf_counter(), time.process_time()
-        trained = train_adapter(workspace, setup.backbone, fresh, setup.recipe, seed)
-        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - before
-        scored = score(fresh, fresh.validation, trained.outputs(workspace, fresh.validation))
-    quality = float(scored.values[data.spec.main_metric])
-    return {"quality": quality, "seconds": seconds, "cpu_seconds": cpu_seconds, "states_seconds": states}
+        with measured() as states:
+            data.train.states(workspace, k, default_dtype(), accelerator().device)
+        with measured() as training:
+            trained = train_adapter(workspace, setup.backbone, data, setup.recipe, seed)
+        scored = score(data, data.validation, trained.outputs(workspace, data.validation))
+    return {
+        "quality": float(scored.values[data.spec.main_metric]), "cpu_seconds": training.cpu_seconds,
+        "states_cpu_seconds": states.cpu_seconds,
+    }  # fmt: skip
 
 
 def curve(runs: dict[str, dict[str, float]], depth: int) -> list[dict[str, Any]]:
@@ -65,7 +83,8 @@ def curve(runs: dict[str, dict[str, float]], depth: int) -> list[dict[str, Any]]
                 base = runs[f"{task}/0/{seed}"]
                 own.setdefault(task, []).append({
                     "difference": run["quality"] - base["quality"], "quality": run["quality"],
-                    "time": run["seconds"] / base["seconds"], "states": run["states_seconds"] / base["seconds"],
+                    "time": run["cpu_seconds"] / base["cpu_seconds"],
+                    "states": run["states_cpu_seconds"] / base["cpu_seconds"],
                 })  # fmt: skip
         if not own:
             continue
@@ -92,40 +111,35 @@ def main() -> None:
     parser.add_argument("--eval-rows", type=int, default=1000)
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--max-length", type=int, default=96)
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
     options = parser.parse_args()
     if options.smoke:
         options.tasks, options.seeds, options.rows, options.eval_rows = options.tasks[:2], 1, 32, 16
         options.max_length, options.epochs = 32, 1.0
-    import torch
-
+    from adaptmtl.backbone.load import resolve
     from adaptmtl.provenance import record
     from adaptmtl.storage import read_json, write_json
-    from adaptmtl.tasks.catalogue import load_catalogue
-    from adaptmtl.training.recipe import Encoding, Recipe
-    from adaptmtl.training.setup import make_setup
     from adaptmtl.workspace import Workspace
 
-    torch.set_num_threads(options.threads)
-    base = Workspace()
-    workspace = Workspace(home=options.home or base.home, mirror=options.mirror or base.mirror)
     settings = {name: getattr(options, name) for name in ("backbone", "rows", "eval_rows", "epochs", "max_length")}
     result = read_json(options.out) or {}
     if result.get("settings") != settings:
         result = {"question": __doc__.splitlines()[0], "settings": settings, "margin": MARGIN, "runs": {}}
-    setup = make_setup(options.backbone, workspace=workspace, encoding=Encoding(options.max_length),
-                       catalogue=load_catalogue(options.task_file), eval_rows=options.eval_rows)  # fmt: skip
-    depth = setup.backbone.n_layers
-    for seed in range(options.seeds):
-        for task in options.tasks:
-            for k in options.layers or range(depth):
-                if (name := f"{task}/{k}/{seed}") in result["runs"]:
-                    continue
-                own = dataclasses.replace(setup, recipe=Recipe(epochs=options.epochs, lower_layers=k))
-                result["runs"][name] = one_run(own, own.data(task, options.rows), seed)
-                result["curve"] = curve(result["runs"], depth)
-                result["provenance"] = record()
-                write_json(options.out, result)
-                print(name, {part: round(value, 3) for part, value in result["runs"][name].items()}, flush=True)
+    depth = resolve(options.backbone, Workspace(home=options.home or Workspace().home)).n_layers
+    wanted = [
+        (task, k, seed) for seed in range(options.seeds) for task in options.tasks
+        for k in options.layers or range(depth) if f"{task}/{k}/{seed}" not in result["runs"]
+    ]  # fmt: skip
+    threads, context = max(1, options.threads // options.jobs), multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, context, prepare, (threads,)) as pool:
+        waiting = {pool.submit(one_run, options, *one): "/".join(map(str, one)) for one in wanted}
+        for future in as_completed(waiting):
+            name = waiting[future]
+            result["runs"][name] = future.result()
+            result["curve"] = curve(result["runs"], depth)
+            result["provenance"] = record()
+            write_json(options.out, result)
+            print(name, {part: round(value, 3) for part, value in result["runs"][name].items()}, flush=True)
     good = [one["k"] for one in result["curve"] if one["k"] == 0 or (one["low"] is not None and one["low"] > -MARGIN)]
     result["largest k within the margin"] = max(good)
     write_json(options.out, result)
