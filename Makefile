@@ -1,11 +1,11 @@
-# make demo    the whole loop on real data, some twelve minutes on two cores
+# make demo    the whole loop on real data, about a quarter of an hour on two cores
 # make test    lint, types, tests; what CI runs
 # make help    all targets
 
 DEMO_SUITE   ?= embedded
 DEMO_TARGET  ?= boolq
 DEMO_NAME    ?= $(DEMO_TARGET)-fused
-DEMO_ROWS    ?= 200
+DEMO_ROWS    ?= 250
 DEMO_EVAL    ?= 200
 DEMO_EPOCHS  ?= 2
 DEMO_SEEDS   ?= 3
