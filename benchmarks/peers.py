@@ -123,7 +123,7 @@ def build(peer: Peer, data: TaskData, recipe: Recipe) -> tuple[torch.nn.Module, 
     if spec.kind == "regression":
         options = {"num_labels": 1, "problem_type": "regression"}
     if spec.kind == "multi_label_classification":
-        options["problem_type"] = spec.kind.value
+        options["problem_type"] = str(spec.kind)
     if not peer.dropout:
         options |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = getattr(transformers, MODELS[spec.kind]).from_pretrained(backbone.path, local_files_only=True, **options)

@@ -7,9 +7,12 @@ processes of their own, one after another. Each peer's fastest precision is foun
 twice: with the model's own dropout, as they do by default, and without it, as a frozen encoder does in our engine.
 
     python benchmarks/train_speed.py [--tasks A,B] [--rows N] [--pairs 5] [--device cuda] [--mirror DIR] [--smoke]
-    python benchmarks/train_speed.py --quality [--seeds 3]     validation scores of ours against the faster peer's
+    python benchmarks/train_speed.py --quality [--seeds 3] [--jobs 2]
 
-Killed and started again with the same options, it goes on with what is missing.
+The second asks for the time at equal quality: our default against a peer at several learning rates and numbers of
+epochs, on the same rows. Its ratios are of processor seconds, so that several trainings may run side by side.
+
+Killed and started again with the same options, both go on with what is missing.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ import multiprocessing
 import os
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,6 +37,8 @@ SPEED_TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq")
 QUALITY_TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq", "pubmed_qa", "vader_amazon",
                  "commonsense_qa", "social_i_qa", "disfl_qa")  # fmt: skip
 OURS = ("same work", "default")
+#: Mean quality that a peer's setting may be below ours and still count as equal.
+EQUAL = 0.005
 #: Steps of the runs that find each peer's fastest precision; the first of two is not looked at.
 TRIAL_STEPS = 6
 
@@ -46,6 +53,7 @@ class Job:
         task, rows, eval_rows, epochs, max_length: what is trained.
         seed: of everything.
         steps: stop after so many, for trials; -1 for all.
+        learning_rate: peak; None for the recipe's default.
     """
 
     side: str
@@ -57,22 +65,23 @@ class Job:
     max_length: int
     seed: int
     steps: int = -1
+    learning_rate: float | None = None
 
 
 class Sides:
     """One process per side, so that nothing one of them sets up is there for another."""
 
-    def __init__(self, options: argparse.Namespace):
+    def __init__(self, options: argparse.Namespace, share: int = 1):
         from adaptmtl.backbone.precision import multiplies_in_bf16
 
-        self.options = options
+        self.options, self.threads = options, max(1, options.threads // share)
         self.pools: dict[str, ProcessPoolExecutor] = {}
         # where a processor only emulates bf16, a peer's step in it takes many times as long
         self.bf16 = options.device == "cuda" or multiplies_in_bf16()
 
     def run(self, job: Job) -> dict[str, Any]:
         """Runs a job in its side's process and waits for it."""
-        facts = (self.options.device, self.options.threads, self.options.mirror, self.options.home,
+        facts = (self.options.device, self.threads, self.options.mirror, self.options.home,
                  self.options.backbone, self.options.task_file)  # fmt: skip
         if self.options.in_process:
             _prepare(*facts)
@@ -111,7 +120,10 @@ def _run(job: Job) -> dict[str, Any]:
     base = Workspace()
     workspace = Workspace(home=home or base.home, mirror=mirror or base.mirror)
     own = job.steps if job.side == "ours" and job.steps > 0 else None
-    recipe = Recipe(epochs=job.epochs, steps=own, lower_layers=None if job.variant == "default" else 0)
+    recipe = Recipe(
+        epochs=job.epochs, steps=own, lower_layers=None if job.variant == "default" else 0,
+        learning_rate=job.learning_rate or Recipe().learning_rate,
+    )  # fmt: skip
     setup = make_setup(backbone, workspace=workspace, recipe=recipe, encoding=Encoding(job.max_length),
                        catalogue=load_catalogue(task_file), eval_rows=job.eval_rows)  # fmt: skip
     data = setup.data(job.task, job.rows)
@@ -216,43 +228,88 @@ def summary(pairs: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def measure_quality(options: argparse.Namespace, sides: Sides, result: dict[str, Any], save: Any) -> None:
-    """Scores ours at default and the faster peer on every task and seed, and their mean difference."""
+    """Trains every task and seed by our default and by every setting of a peer, and compares quality and time."""
     found = result.setdefault("quality", {"runs": {}})
-    for task in options.quality_tasks:
-        base = {"rows": options.rows, "eval_rows": options.eval_rows, "epochs": options.epochs,
-                "max_length": options.max_length}  # fmt: skip
-        trials = result["tasks"].setdefault(task, {"trials": {}, "pairs": []})["trials"]
-        variants = {library: fastest(sides, library, task, base, True, trials) for library in options.peers}
-        peer = min(variants, key=lambda library: trials[library][variants[library]])
-        for seed in range(options.seeds):
-            if f"{task}/{seed}" in found["runs"]:
-                continue
-            ours = sides.run(Job("ours", "default", task, **base, seed=seed))
-            theirs = sides.run(Job(peer, variants[peer], task, **base, seed=seed))
-            found["runs"][f"{task}/{seed}"] = {
-                "ours": ours["quality"], "peer": theirs["quality"], "which peer": f"{peer} {variants[peer]}",
-                "seconds": [ours["seconds"], theirs["seconds"]],
-            }  # fmt: skip
+    peer, precision = options.peers[0], "fp32"
+    base = {"rows": options.rows, "eval_rows": options.eval_rows, "max_length": options.max_length}
+    if sides.bf16:
+        trials = result["tasks"].setdefault(options.quality_tasks[0], {"trials": {}, "pairs": []})["trials"]
+        precision = fastest(sides, peer, options.quality_tasks[0], {**base, "epochs": options.epochs}, True, trials)
+    settings = {"ours": ("ours", "default", options.epochs, None)}
+    for rate in options.peer_rates:
+        for epochs in options.peer_epochs or (options.epochs, 2 * options.epochs):
+            settings[f"{peer}, learning rate {rate:g}, {epochs:g} epochs"] = (peer, precision, epochs, rate)
+    jobs = {
+        f"{task}/{seed}/{name}": Job(side, variant, task, **base, epochs=epochs, seed=seed, learning_rate=rate)
+        for seed in range(options.seeds) for task in options.quality_tasks
+        for name, (side, variant, epochs, rate) in settings.items()
+    }  # fmt: skip
+    local, made = threading.local(), []
+
+    def run(job: Job) -> dict[str, Any]:
+        if not hasattr(local, "sides"):  # each thread has processes of its own
+            local.sides = Sides(options, options.jobs)
+            made.append(local.sides)
+        return local.sides.run(job)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        waiting = {pool.submit(run, job): name for name, job in jobs.items() if name not in found["runs"]}
+        for future in as_completed(waiting):
+            ran = future.result()
+            found["runs"][waiting[future]] = {part: ran[part] for part in ("quality", "cpu_seconds", "steps")}
+            found["table"] = quality_table(found["runs"])
             save()
-            print(task, seed, found["runs"][f"{task}/{seed}"], flush=True)
-    tasks = sorted({name.split("/")[0] for name in found["runs"]})
-    means = [
-        sum(one["ours"] - one["peer"] for name, one in found["runs"].items() if name.startswith(f"{task}/"))
-        / sum(name.startswith(f"{task}/") for name in found["runs"])
-        for task in tasks
-    ]
-    found["per task"] = dict(zip(tasks, means, strict=True))
-    if len(means) > 1:
-        mean, low, high = _mean_interval(means)
-        found["mean difference"] = {"ours - peer": mean, "low": low, "high": high, "tasks": len(means)}
+            print(waiting[future], found["runs"][waiting[future]], flush=True)
+    for one in made:
+        one.close()
+    found["table"] = quality_table(found["runs"])
     save()
+    print(found["table"], flush=True)
 
 
-def _mean_interval(values: list[float]) -> tuple[float, float, float]:
-    """Returns the mean with Student's 95% interval."""
+def quality_table(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Compares ours with every setting of the peer: mean difference in quality over tasks, and its time over ours.
+
+    Means over seeds are taken first; the interval is Student's 95% over tasks. Times are medians over tasks.
+    """
+    per_task: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for name, run in runs.items():
+        task, _, setting = name.split("/", 2)
+        per_task.setdefault(setting, {}).setdefault(task, []).append(run)
+
+    def mean(setting: str, task: str, part: str) -> float:
+        return sum(one[part] for one in per_task[setting][task]) / len(per_task[setting][task])
+
+    rows: dict[str, Any] = {}
+    for setting in per_task:
+        tasks = sorted(set(per_task.get("ours", {})) & set(per_task[setting]))
+        if not tasks:
+            continue
+        quality = [mean(setting, task, "quality") for task in tasks]
+        row: dict[str, Any] = {
+            "tasks": len(tasks), "quality": sum(quality) / len(quality),
+            "cpu_seconds over ours": median(
+                mean(setting, task, "cpu_seconds") / mean("ours", task, "cpu_seconds") for task in tasks
+            ),
+        }  # fmt: skip
+        if setting != "ours":
+            differences = {task: mean("ours", task, "quality") - mean(setting, task, "quality") for task in tasks}
+            average, low, high = _mean_interval(list(differences.values()))
+            row["ours - peer"] = {"mean": average, "low": low, "high": high, "per task": differences}
+        rows[setting] = row
+    equal = {name: row for name, row in rows.items() if name != "ours" and row["ours - peer"]["mean"] <= EQUAL}
+    cheapest = min(equal, key=lambda name: equal[name]["cpu_seconds over ours"], default=None)
+    best = max((name for name in rows if name != "ours"), key=lambda name: rows[name]["quality"], default=None)
+    return {"settings": rows, "the peer's cheapest setting that is as good as ours": cheapest, "its best": best}
+
+
+def _mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the mean with Student's 95% interval; without width for a single value."""
     import numpy as np
     from scipy.stats import t
 
+    if len(values) < 2:
+        return (float(values[0]),) * 3
     half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
     return float(np.mean(values)), float(np.mean(values) - half), float(np.mean(values) + half)
 
@@ -270,13 +327,18 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--quality", action="store_true", help="compare validation scores, not times")
+    parser.add_argument("--quality", action="store_true", help="compare times at equal validation scores")
+    parser.add_argument("--peer-rates", type=_numbers, default=[1e-3, 3e-3], help="learning rates of the peer")
+    parser.add_argument("--peer-epochs", type=_numbers, help="epochs of the peer; else ours, and twice as many")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once, with --quality")
     parser.add_argument("--in-process", action="store_true", help="all sides in one process: for tests, not for times")
     options = parser.parse_args()
+    if options.quality and options.out == parser.get_default("out"):
+        options.out = options.out.with_name("train_quality.json")
     if options.smoke:
         options.tasks, options.quality_tasks = options.tasks[:1], options.quality_tasks[:1]
         options.rows, options.eval_rows, options.pairs, options.seeds, options.max_length = 32, 16, 1, 1, 32
-        options.epochs = 1.0
+        options.epochs, options.peer_rates = 1.0, [3e-3]
         globals()["TRIAL_STEPS"] = 1
     from adaptmtl.provenance import record
     from adaptmtl.storage import read_json, write_json
@@ -298,6 +360,10 @@ def main() -> None:
         (measure_quality if options.quality else measure_speed)(options, sides, result, save)
     finally:
         sides.close()
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(one) for one in text.split(",")]
 
 
 if __name__ == "__main__":
