@@ -247,14 +247,12 @@ def seen(target: Target, wanted: Sequence[tuple[str, ...]]) -> list[dict[str, An
     setup, data, entries = target.setup, target.data, target.entries
     reader = Reader(setup, data, Candidates(tuple(entries.values()), ()), 0, allowed=float("inf"), most=None)
     bench = FusionBench(setup, data, "merge")
-    several = [sources for sources in wanted if len(sources) > 1]
-    read = reader.read([bench.start([entries[one] for one in sources]) for sources in several])
-    rows = [*reader.seen.values()]
-    rows += [replace(one, sources=sources) for one, sources in zip(read, several, strict=True)]
+    keys = {sources: tuple(entries[one].key for one in sources) for sources in wanted if len(sources) > 1}
+    read = reader.read({keys[sources]: bench.start([entries[one] for one in sources]) for sources in keys})
     return [
         {"target": data.spec.name, "sources": "+".join(one.sources), "reading": reader.reading, "probe": one.probe,
-         "hscore": one.hscore, "backbone": setup.backbone.hash}
-        for one in rows
+         "hscore": one.hscore, "alike": one.alike, "backbone": setup.backbone.hash}
+        for one in (*reader.seen.values(), *read.values())
     ]  # fmt: skip
 
 
@@ -262,7 +260,7 @@ def remember(setup: Setup, result: dict[str, Any]) -> None:
     """Puts the measured transfers into the workspace's history."""
     rows = result["runs"]
     alone = {row["seed"]: row["score"] for row in rows if not row["sources"]}
-    before = {row["sources"]: Seen((), row["probe"], row["hscore"]).to_json() for row in result["seen"]}
+    before = {row["sources"]: Seen((), row["probe"], row["hscore"], row["alike"]).to_json() for row in result["seen"]}
     recipe = recipe_of(setup)
     History(setup.workspace).record([
         Transfer(setup.backbone.hash, row["target"], tuple(row["sources"].split("+")), row["seed"], row["score"],

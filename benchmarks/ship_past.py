@@ -33,7 +33,7 @@ def measured_past(truth: Path, seen: Path) -> list[Past]:
     for row in pq.read_table(seen).to_pylist():
         alone = float(np.mean(scores[row["target"], ""]))
         gain = (float(np.mean(scores[row["target"], row["sources"]])) - alone) / max(abs(alone), LEAST_BASELINE)
-        candidate = Seen(tuple(row["sources"].split("+")), row["probe"], row["hscore"])
+        candidate = Seen(tuple(row["sources"].split("+")), row["probe"], row["hscore"], row["alike"])
         found.append(Past(row["backbone"], row["target"], row["reading"], candidate, gain))
     return found
 
@@ -42,7 +42,8 @@ def as_text(past: list[Past]) -> str:
     """Returns the file's content, one transfer a line."""
     rows = [
         {"backbone": one.backbone, "target": one.target, "reading": one.reading, "gain": round(one.gain, 4),
-         "seen": {"sources": one.seen.sources, "probe": round(one.seen.probe, 4), "hscore": round(one.seen.hscore, 4)}}
+         "seen": {"sources": one.seen.sources, "probe": round(one.seen.probe, 4), "hscore": round(one.seen.hscore, 4),
+                  "alike": round(one.seen.alike, 4)}}
         for one in past
     ]  # fmt: skip
     return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"

@@ -116,7 +116,9 @@ def planned(past: Sequence[Past], scores: Mapping[str, Mapping[str, Predicted]])
     found = {}
     for target in sorted({one.target for one in past}):
         own = [one for one in past if one.target == target]
-        gains = GainModel(tuple(past), own[0].backbone, target).predict([one.seen for one in own], own[0].reading)
+        profile = {one.seen.sources[0]: one.seen.probe for one in own if len(one.seen.sources) == 1}
+        model = GainModel(tuple(past), own[0].backbone, target, profile)
+        gains = model.predict([one.seen for one in own], own[0].reading)
         names = ["+".join(one.seen.sources) for one in own]
         probe = scores.get("probe", {}).get(target)
         found[target] = Predicted(

@@ -21,16 +21,17 @@ from scipy.special import ndtr, ndtri
 
 from adaptmtl.transfer.history import Transfer, Transfers
 
-_Fit = tuple[np.ndarray, dict[str, float]]
 Reading = Literal["rows", "tokens"]
 #: What the regression reads: of :class:`Seen`, of the past itself, and whether several sources are merged.
-FEATURES = ("probe", "hscore", "popularity", "merged")
+FEATURES = ("probe", "hscore", "popularity", "merged", "alike")
 LEVEL = 0.9
 #: Gains beyond this are breakdowns of training; how far they went is no news.
 MOST_GAIN = 0.5
-_RIDGE = 1.0  # in past targets
+_RIDGE = 0.3  # in past targets
 _POPULARITY = 0.3  # its usual size, so that the ridge treats it like the other features
 _SHRINKAGE = 2.0  # past targets that a source's popularity is pulled to 0 by
+_LEAST_SHARED = 5  # sources that two targets must share for their profiles to be compared
+_LEAST_LIKENESS = 0.1  # of two targets whose profiles have nothing in common
 _LEAST_GROUP = 2  # past targets that a reading must have for a scale of its own
 _Z = float(ndtri((1 + LEVEL) / 2))
 
@@ -45,15 +46,17 @@ class Seen:
             usual size of that difference on this target, see :func:`in_usual_sizes`.
         hscore: standard deviations that its H-score stands above the mean of the single sources', see
             :func:`standardised`.
+        alike: share of the sources whose rows have the form of the target's: both pairs of texts, say, or both tagged.
     """
 
     sources: tuple[str, ...]
     probe: float = 0.0
     hscore: float = 0.0
+    alike: float = 0.0
 
     def to_json(self) -> str:
         """Returns what a history keeps of it, beside the sources' names."""
-        return json.dumps({"probe": self.probe, "hscore": self.hscore})
+        return json.dumps({"probe": self.probe, "hscore": self.hscore, "alike": self.alike})
 
 
 @dataclass(frozen=True)
@@ -136,13 +139,16 @@ class GainModel:
         past: measured transfers.
         backbone: hash; sources are popular by what they did on this backbone.
         target: the task to predict for.
+        profile: single source -> what the probe said of it for this target. Past targets on which it said the same of
+            the same sources count more for which sources are popular.
     """
 
     past: tuple[Past, ...]
     backbone: str
     target: str
+    profile: Mapping[str, float] = field(default_factory=dict)
     _by_target: Mapping[str, tuple[Past, ...]] = field(init=False, repr=False)
-    _fits: dict[tuple[str, ...], _Fit] = field(init=False, repr=False, default_factory=dict)
+    _fits: dict[tuple[str, ...], np.ndarray] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         by_target: dict[str, list[Past]] = {}
@@ -160,7 +166,7 @@ class GainModel:
         """Returns the predicted gain of each candidate."""
         targets = tuple(self._by_target)
         scale = self._scale(reading, targets)
-        mean = scale * self._line(targets, candidates)
+        mean = scale * self._line(targets, candidates, self.profile)
         return [Gain(float(value), float(scale * self._radius / _Z)) for value in mean]
 
     @cached_property
@@ -170,43 +176,50 @@ class GainModel:
         for name, rows in self._by_target.items():
             others = tuple(other for other in self._by_target if other != name)
             scale = self._scale(rows[0].reading, others)
-            line = self._line(others, [one.seen for one in rows])
+            line = self._line(others, [one.seen for one in rows], self._profiles[name])
             errors += [abs(one.gain / scale - value) for one, value in zip(rows, line, strict=True)]
         errors.sort()
         place = min(int(np.ceil((len(errors) + 1) * LEVEL)), len(errors)) - 1
         return errors[place] if errors else _Z
 
-    def _line(self, targets: tuple[str, ...], candidates: Sequence[Seen]) -> np.ndarray:
+    def _line(
+        self, targets: tuple[str, ...], candidates: Sequence[Seen], profile: Mapping[str, float]
+    ) -> np.ndarray:  # fmt: skip
         """Gains of candidates, in units of their scale, by the regression over some past targets."""
         if targets not in self._fits:
             self._fits[targets] = self._fitted(targets)
-        coefficients, popularity = self._fits[targets]
-        x = _matrix(candidates, popularity)
-        return np.c_[np.ones(len(x)), x] @ coefficients
+        x = _matrix(candidates, self._popularity(targets, profile))
+        return np.c_[np.ones(len(x)), x] @ self._fits[targets]
 
-    def _fitted(self, targets: tuple[str, ...]) -> _Fit:
-        """Coefficients, intercept first, and the popularity of sources, from some past targets."""
+    def _fitted(self, targets: tuple[str, ...]) -> np.ndarray:
+        """Coefficients, intercept first, from some past targets."""
         normal = _RIDGE * np.diag([1e-6, *np.ones(len(FEATURES))])
         right = np.zeros(len(FEATURES) + 1)
         for name in targets:
             rows = self._by_target[name]
             others = tuple(other for other in targets if other != name)
-            x = np.c_[np.ones(len(rows)), _matrix([one.seen for one in rows], self._popularity(others))]
+            popularity = self._popularity(others, self._profiles[name])
+            x = np.c_[np.ones(len(rows)), _matrix([one.seen for one in rows], popularity)]
             y = self._clipped[name] / self._scale(rows[0].reading, targets)
             normal += x.T @ x / len(rows)
             right += x.T @ y / len(rows)
-        return np.linalg.solve(normal, right), self._popularity(targets)
+        return np.linalg.solve(normal, right)
 
-    def _popularity(self, targets: tuple[str, ...]) -> dict[str, float]:
-        """Source -> its mean gain above the other sources', in units of scale, pulled to 0 where few saw it."""
+    def _popularity(self, targets: tuple[str, ...], profile: Mapping[str, float]) -> dict[str, float]:
+        """Source -> its mean gain above the other sources', in units of scale, pulled to 0 where few saw it.
+
+        Past targets weigh by how like theirs the given profile is.
+        """
         scales = {reading: self._scale(reading, targets) for reading in get_args(Reading)}
+        likeness = {name: _likeness(profile, self._profiles[name]) for name in targets}
+        usual = sum(likeness.values()) / max(len(likeness), 1)
         total: dict[str, float] = {}
-        count: dict[str, int] = {}
+        count: dict[str, float] = {}
         for name in targets:
-            scale = scales[self._by_target[name][0].reading]
+            weight, scale = likeness[name] / usual, scales[self._by_target[name][0].reading]
             for source, above in self._above[name]:
-                total[source] = total.get(source, 0.0) + above / scale
-                count[source] = count.get(source, 0) + 1
+                total[source] = total.get(source, 0.0) + weight * above / scale
+                count[source] = count.get(source, 0.0) + weight
         return {source: value / (count[source] + _SHRINKAGE) for source, value in total.items()}
 
     def _scale(self, reading: Reading, targets: tuple[str, ...]) -> float:
@@ -228,6 +241,17 @@ class GainModel:
         return {name: float(np.mean(gains**2)) for name, gains in self._clipped.items()}
 
     @cached_property
+    def _profiles(self) -> dict[str, dict[str, float]]:
+        """Target -> single source -> what the probe said of it, on this backbone."""
+        return {
+            name: {
+                one.seen.sources[0]: one.seen.probe for one in rows
+                if len(one.seen.sources) == 1 and one.backbone == self.backbone
+            }
+            for name, rows in self._by_target.items()
+        }  # fmt: skip
+
+    @cached_property
     def _above(self) -> dict[str, list[tuple[str, float]]]:
         """Target -> single sources on this backbone, each with its gain above their mean; none where it is alone."""
         found: dict[str, list[tuple[str, float]]] = {}
@@ -247,11 +271,34 @@ def _matrix(candidates: Sequence[Seen], popularity: Mapping[str, float]) -> np.n
         (
             one.probe, one.hscore,
             sum(popularity.get(name, 0.0) for name in one.sources) / len(one.sources) / _POPULARITY,
-            float(len(one.sources) > 1),
+            float(len(one.sources) > 1), one.alike,
         )
         for one in candidates
     ]  # fmt: skip
     return np.array(rows, np.float64).reshape(len(candidates), len(FEATURES))
+
+
+def _likeness(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+    """How alike two targets' profiles are: their correlation over the sources that both have, never quite 0."""
+    shared = sorted(set(one) & set(other))
+    a, b = (np.array([profile[name] for name in shared], np.float64) for profile in (one, other))
+    if len(shared) < _LEAST_SHARED or a.std() == 0 or b.std() == 0:
+        return _LEAST_LIKENESS
+    return _LEAST_LIKENESS + max(float(np.corrcoef(a, b)[0, 1]), 0.0)
+
+
+def together(merge: Seen, members: Sequence[Seen]) -> Seen:
+    """Returns what is seen of a set: midway between its merge's own reading and the mean of its members'.
+
+    On past targets the merge's reading and the members' mean ranked sets alike well, and their mean better than either.
+    """
+
+    def midway(part: str) -> float:
+        return float((getattr(merge, part) + np.mean([getattr(one, part) for one in members])) / 2)
+
+    names = tuple(sorted({name for one in members for name in one.sources}))
+    alike = float(np.mean([one.alike for one in members]))
+    return Seen(names, probe=midway("probe"), hscore=midway("hscore"), alike=alike)
 
 
 def in_usual_sizes(gain: float, gains: Iterable[float], errors: Iterable[float]) -> float:

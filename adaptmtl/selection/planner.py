@@ -142,12 +142,8 @@ def _remember(reader: Reader, sets: dict[Sources, Seen], trial: Trial, method: s
 def _sets(reader: Reader, bench: Bench) -> dict[Sources, Seen]:
     """Returns what is seen of the best source, and of sets of the best, read through their merges."""
     wanted = [tuple(reader.order[:size]) for size in SET_SIZES if size <= len(reader.order)]
-    several = [keys for keys in wanted if len(keys) > 1]
-    read = reader.read([bench.start([reader.entries[key] for key in keys]) for keys in several])
-    found: dict[Sources, Seen] = {keys: reader.seen[keys[0]] for keys in wanted if len(keys) == 1}
-    for keys, seen in zip(several, read, strict=True):
-        found[keys] = replace(seen, sources=tuple(sorted(reader.entries[key].task for key in keys)))
-    return found
+    merges = {keys: bench.start([reader.entries[key] for key in keys]) for keys in wanted if len(keys) > 1}
+    return {keys: reader.seen[keys[0]] for keys in wanted if len(keys) == 1} | reader.read(merges)
 
 
 def _training_tokens(setup: Setup, data: TaskData) -> float:

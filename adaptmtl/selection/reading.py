@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,10 @@ from adaptmtl.selection.gains import (
     past_of,
     shipped_past,
     standardised,
+    together,
 )
 from adaptmtl.tasks.kind import kinds
+from adaptmtl.tasks.kinds.texts import TextKind
 from adaptmtl.tasks.overlap import overlapping
 from adaptmtl.tasks.spec import TaskSpec
 from adaptmtl.training.data import TaskData
@@ -179,8 +181,10 @@ class Reader:
         self.singles = self._estimate(kept, DEFAULT_ESTIMATORS)
         self.explained = {one.entry.key: self._explained(one) for one in self.singles.sources}
         self.reading: Reading = reading_of(data.spec.kind)
-        self.model = GainModel(_past(setup, data.spec), setup.backbone.hash, data.spec.name)
+        self.form = form_of(data.spec.kind, data.train.rows.rows[0])
         self.seen = {one.entry.key: self._seen(one) for one in self.singles.sources}
+        profile = {one.sources[0]: one.probe for one in self.seen.values()}
+        self.model = GainModel(_past(setup, data.spec), setup.backbone.hash, data.spec.name, profile)
         self.gains = dict(zip(self.seen, self.predict(list(self.seen.values())), strict=True))
         self.order = sorted(self.gains, key=lambda key: (-self.gains[key].mean, self.entries[key].task, key))
 
@@ -191,10 +195,13 @@ class Reader:
         """Returns the predicted gains."""
         return self.model.predict(candidates, self.reading)
 
-    def read(self, starts: Sequence[Start]) -> list[Seen]:
-        """Returns what is seen of merged sources, beside the single ones."""
-        found = self._estimate(starts, ("probe", "hscore")).sources if starts else ()
-        return [self._seen(one) for one in found]
+    def read(self, merges: Mapping[tuple[str, ...], Start]) -> dict[tuple[str, ...], Seen]:
+        """Returns what is seen of sets of sources, given by their adapters' keys, beside the single ones."""
+        found = self._estimate(list(merges.values()), ("probe", "hscore")).sources if merges else ()
+        return {
+            keys: together(self._seen(one), [self.seen[key] for key in keys])
+            for keys, one in zip(merges, found, strict=True)
+        }
 
     def _seen(self, one: SourceEstimate) -> Seen:
         """What is seen of a source, or of a merge, beside the single sources."""
@@ -205,6 +212,7 @@ class Reader:
             sources=(one.entry.task,),
             probe=in_usual_sizes(self._explained(one)[0], gains, errors),
             hscore=standardised(own.value, rivals) if own else 0.0,
+            alike=float(isinstance(one.entry, Entry) and form_of_source(one.entry) == self.form),
         )
 
     def _explained(self, one: SourceEstimate) -> tuple[float, float]:
@@ -240,6 +248,19 @@ class Reader:
 def reading_of(kind: str) -> Reading:
     """Returns whether rows of a kind are read as one vector or token by token."""
     return "tokens" if kinds[kind].per_token else "rows"
+
+
+def form_of(kind: str, row: Mapping[str, Any]) -> str:
+    """Returns the form of a task's rows: one text, two texts, or whatever else its kind takes."""
+    if kind in kinds and isinstance(kinds[kind], TextKind):
+        return "text" if row.get("text_pair") is None else "text pair"
+    return kind
+
+
+def form_of_source(entry: Entry) -> str:
+    """Returns the form of the rows that an adapter was trained on."""
+    manifest = entry.manifest()
+    return form_of(manifest.task.kind, manifest.probe.rows[0])
 
 
 def _nearest(

@@ -15,6 +15,7 @@ from adaptmtl.selection.gains import (
     past_of,
     shipped_past,
     standardised,
+    together,
 )
 from adaptmtl.transfer.history import Transfer, Transfers
 
@@ -50,6 +51,39 @@ def test_a_source_that_helped_everywhere_is_expected_to_help_on_this_backbone_on
     assert there[0].mean == pytest.approx(there[1].mean)
 
 
+def test_past_targets_on_which_the_probe_said_the_same_count_more_for_popularity():
+    up, down = (dict(zip(SOURCES, np.linspace(-sign, sign, len(SOURCES)), strict=True)) for sign in (1.0, -1.0))
+    past = []
+    for t in range(12):
+        profile, helpful = (up, "s3") if t % 2 else (down, "s4")
+        past += [
+            Past("b", f"t{t}", "rows", Seen((source,), profile[source]), 0.1 * (source == helpful) - 0.01)
+            for source in SOURCES
+        ]
+    candidates = [Seen(("s3",)), Seen(("s4",))]
+    like_up = GainModel(tuple(past), "b", "new", up).predict(candidates, "rows")
+    like_down = GainModel(tuple(past), "b", "new", down).predict(candidates, "rows")
+    like_none = GainModel(tuple(past), "b", "new").predict(candidates, "rows")
+    few = GainModel(tuple(past), "b", "new", {name: up[name] for name in SOURCES[:4]}).predict(candidates, "rows")
+    assert like_up[0].mean > like_up[1].mean + 0.03 and like_down[1].mean > like_down[0].mean + 0.03
+    assert like_none[0].mean == pytest.approx(like_none[1].mean)
+    assert few[0].mean == pytest.approx(like_none[0].mean), "four shared sources say nothing of likeness"
+
+
+def test_that_sources_of_the_same_form_gain_more_is_learned():
+    past = []
+    for i, one in enumerate(made(slope=0.0)):
+        alike = (i + i // len(SOURCES)) % 3 == 0  # other sources on every target
+        past.append(replace(one, seen=replace(one.seen, alike=float(alike)), gain=one.gain + 0.1 * alike))
+    other, same = GainModel(tuple(past), "b", "new").predict([Seen(("x",)), Seen(("x",), alike=1.0)], "rows")
+    assert same.mean - other.mean == pytest.approx(0.1, abs=0.03)
+
+
+def test_a_set_is_seen_midway_between_its_merge_and_its_members():
+    members = [Seen(("b",), 1.0, 0.0, 1.0), Seen(("a",), 3.0, 1.0, 0.0)]
+    assert together(Seen(("a + b",), 4.0, 0.5), members) == Seen(("a", "b"), 3.0, 0.5, 0.5)
+
+
 def test_nothing_measured_on_the_target_itself_is_used():
     past = made()
     spoiled = tuple(replace(one, gain=9.9) if one.target == "t0" else one for one in past)
@@ -83,7 +117,7 @@ def test_breakdowns_of_training_count_no_more_than_half():
     wild = replace(past[0], gain=-40.0)
     tame = replace(past[0], gain=-0.5)
     first, second = (
-        GainModel((one, *past[1:]), "b", "new")._line(("t0", "t1"), [Seen(("s0",))]) for one in (wild, tame)
+        GainModel((one, *past[1:]), "b", "new")._line(("t0", "t1"), [Seen(("s0",))], {}) for one in (wild, tame)
     )
     assert first == pytest.approx(second)
 
@@ -147,4 +181,4 @@ def test_a_history_becomes_past_transfers_where_it_says_what_was_seen():
     rows = (*known, Transfer("b", "t", ("d",), 0, 0.9, 0.5), Transfer("b", "unknown", ("d",), 0, 0.9, 0.5, seen=seen))
     (one,) = past_of(Transfers(rows, {}), {"t": "tokens"})
     assert one == Past("b", "t", "tokens", Seen(("a", "c"), 1.5, -0.5), pytest.approx(0.3))
-    assert json.loads(seen) == {"probe": 1.5, "hscore": -0.5}
+    assert json.loads(seen) == {"probe": 1.5, "hscore": -0.5, "alike": 0.0}
