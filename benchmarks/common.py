@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,35 @@ SHARED: dict[str, dict[str, Any]] = {
     "--task-file": {"type": Path, "help": "YAML file or folder with tasks and suites of your own"},
     "--smoke": {"action": "store_true", "help": "small sizes, to see that it runs"},
 }
+
+
+def processes(jobs: int, threads: int, prepare: Callable[..., None] | None = None, *facts: Any) -> ProcessPoolExecutor:
+    """Makes processes that share the threads, begin with nothing of this one's, and end when it is killed.
+
+    Args:
+        jobs: processes.
+        threads: of all together.
+        prepare: called in each, before anything is imported.
+        facts: what it is called with.
+    """
+    each = max(1, threads // jobs)
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (each, prepare, facts))
+
+
+def _begin(threads: int, prepare: Callable[..., None] | None, facts: tuple[Any, ...]) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    if prepare is not None:
+        prepare(*facts)
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def filled(document: str, marker: str, text: str) -> str:

@@ -13,14 +13,12 @@ Writes ground_truth.parquet (one row per training), ground_truth_scores.parquet 
 estimator), ground_truth_seen.parquet (what the planner saw of every source and set before any training on the target)
 and ground_truth.json (settings, sources, what was excluded, provenance), or files that begin with ``--name``. What the
 package ships as past transfers is made of the first and the third by ``ship_past.py``.
-
-Seconds are of the processor on a CPU, where each process has its share of the cores, and of the clock on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -32,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from common import processes
 
 from adaptmtl.adapters.methods import LoraWeights
 from adaptmtl.fusion.bench import FusionBench
@@ -54,6 +53,7 @@ from adaptmtl.transfer.sources import Candidates, find_sources
 from adaptmtl.workspace import Workspace
 from adaptmtl.zoo.build import ensure_adapter
 from adaptmtl.zoo.index import Entry
+from adaptmtl.zoo.store import Zoo
 
 VERSION = 3
 SOURCES = (
@@ -89,6 +89,7 @@ class Settings:
     sources: tuple[str, ...] = SOURCES
     targets: tuple[str, ...] = TARGETS
     set_sizes: tuple[int, ...] = SET_SIZES
+    as_they_are: bool = False
 
     def setup(self, *, target: bool) -> Setup:
         """Returns the settings of the sources' own training, or of the targets'."""
@@ -103,7 +104,14 @@ class Settings:
 
 def train_source(settings: Settings, task: str) -> dict[str, Any]:
     """Trains one source's adapter, or finds it, and returns what it is."""
-    entry = ensure_adapter(settings.setup(target=False), task, settings.source_rows, 0)
+    setup = settings.setup(target=False)
+    found = Zoo(setup.workspace).find(task=task, method="lora", backbone_hash=setup.backbone.hash)
+    if settings.as_they_are and len(found) == 1:
+        entry = found[0]
+    elif settings.as_they_are and found:
+        raise SystemExit(f"{settings.home} has {len(found)} adapters of {task}; with --as-they-are there must be one")
+    else:
+        entry = ensure_adapter(setup, task, settings.source_rows, 0)
     manifest = entry.manifest()
     return {
         "task": task, "kind": str(manifest.task.kind), "rows": entry.train_rows, "metric": entry.metric,
@@ -155,15 +163,16 @@ def train_target(settings: Settings, name: str) -> dict[str, Any]:
         metric = target.data.spec.main_metric
         rows.append({
             "target": name, "sources": "+".join(sources), "n_sources": len(sources), "seed": seed, "metric": metric,
-            "score": values[metric], "seconds": cost, "steps": steps, "target_rows": len(target.data.train.rows),
-            "eval_rows": len(target.data.validation.rows), "method": "merge",
+            "score": values[metric], "seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds, "steps": steps,
+            "target_rows": len(target.data.train.rows), "eval_rows": len(target.data.validation.rows),
+            "method": "merge",
         })  # fmt: skip
         write_json(path, {"runs": rows})
     return {"target": name, "kind": str(target.data.spec.kind), "runs": rows, "excluded": target.excluded}
 
 
-def trainings(target: Target, members: Sequence[Member]) -> Iterator[tuple[dict[str, float], float, int]]:
-    """Trains members, side by side on a GPU and one by one on a CPU, and yields scores, seconds and steps of each."""
+def trainings(target: Target, members: Sequence[Member]) -> Iterator[tuple[dict[str, float], Cost, int]]:
+    """Trains members, side by side on a GPU and one by one on a CPU, and yields scores, cost and steps of each."""
     setup, data = target.setup, target.data
 
     def scored(out: np.ndarray) -> dict[str, float]:
@@ -177,31 +186,28 @@ def trainings(target: Target, members: Sequence[Member]) -> Iterator[tuple[dict[
                     return
                 outputs = group.outputs(setup.workspace, data.validation)
             for out in outputs:  # members share their forward passes, and so their time
-                yield scored(out), _seconds(cost) / len(outputs), group.log.steps
+                share = Cost(cost.seconds / len(outputs), cost.cpu_seconds / len(outputs))
+                yield scored(out), share, group.log.steps
     for member in members:
         with measured() as cost:
             trained = train_adapter(
                 setup.workspace, setup.backbone, data, setup.recipe, member.seed, start=member.start
             )
             out = trained.outputs(setup.workspace, data.validation)
-        yield scored(out), _seconds(cost), trained.log.steps
-
-
-def _seconds(cost: Cost) -> float:
-    return cost.seconds if torch.cuda.is_available() else cost.cpu_seconds
+        yield scored(out), cost, trained.log.steps
 
 
 def score_target(settings: Settings, name: str) -> dict[str, Any]:
     """Asks every estimator and the planner about one target, and puts what was measured into the history."""
     target = Target.of(settings, name)
     path = target.path("scores")
-    if (held := read_json(path)) is not None:
-        return dict(held)
-    plan = [sources for sources, _ in target.plan if sources]
-    result = {"scores": estimates(target), "seen": seen(target, list(dict.fromkeys(plan)))}
-    remember(target.setup, {**train_target(settings, name), **result})
-    write_json(path, result)
-    return result
+    result = train_target(settings, name)
+    if (held := read_json(path)) is None:
+        plan = [sources for sources, _ in target.plan if sources]
+        held = {"scores": estimates(target), "seen": seen(target, list(dict.fromkeys(plan)))}
+        remember(target.setup, {**result, **held})
+        write_json(path, held)
+    return {**result, **held}
 
 
 class Starts:
@@ -229,17 +235,18 @@ def starts_to_measure(names: Sequence[str], settings: Settings, target: str) -> 
     generator = np.random.default_rng(list(target.encode()))
     sets: list[tuple[str, ...]] = []
     for size in settings.set_sizes:
-        while (drawn := _draw(generator, names, size)) in sets and size < len(names):
-            pass
-        sets.append(drawn)
+        if size > 1 and sum(len(one) == size for one in sets) < math.comb(len(names), size):
+            while (drawn := _draw(generator, names, size)) in sets:
+                pass
+            sets.append(drawn)
     plan: list[tuple[tuple[str, ...], int]] = [((), seed) for seed in range(2 * settings.seeds)]
     plan += [((name,), seed) for name in names for seed in range(settings.seeds)]
-    plan += [(drawn, seed) for drawn in dict.fromkeys(sets) for seed in range(min(SET_SEEDS, settings.seeds))]
+    plan += [(drawn, seed) for drawn in sets for seed in range(min(SET_SEEDS, settings.seeds))]
     return plan
 
 
 def _draw(generator: np.random.Generator, names: Sequence[str], size: int) -> tuple[str, ...]:
-    return tuple(sorted(generator.choice(names, min(size, len(names)), replace=False).tolist()))
+    return tuple(sorted(generator.choice(names, size, replace=False).tolist()))
 
 
 def seen(target: Target, wanted: Sequence[tuple[str, ...]]) -> list[dict[str, Any]]:
@@ -292,6 +299,7 @@ def write(out: Path, settings: Settings, sources: list[dict[str, Any]], done: di
         "question": (__doc__ or "").splitlines()[0],
         "settings": {
             "source_rows": settings.source_rows, "source_epochs": settings.source_epochs,
+            "sources_as_they_were": settings.as_they_are,
             "source_max_length": settings.source_length, "target_rows": settings.target_rows, "steps": settings.steps,
             "max_length": settings.max_length, "eval_rows": settings.eval_rows,
             "seeds": settings.seeds, "baseline_seeds": 2 * settings.seeds, "set_seeds": SET_SEEDS,
@@ -336,9 +344,10 @@ def in_processes(
     return failed
 
 
-def main() -> None:
+def options_of(description: str | None) -> argparse.ArgumentParser:
+    """Returns the parser of all benchmarks on these transfers."""
     defaults = Settings(mirror=Path(), home=Workspace().home)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mirror", type=Path, required=True)
     parser.add_argument("--home", type=Path, default=defaults.home)
     parser.add_argument("--targets", type=_names, default=defaults.targets)
@@ -348,20 +357,30 @@ def main() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
     for name in ("learning_rate", "head_rate"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(defaults, name))
+    parser.add_argument("--as-they-are", action="store_true", help="take adapters of the zoo however they were trained")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once; they share one device")
-    parser.add_argument("--only-runs", action="store_true", help="train, and leave the estimators for later")
     parser.add_argument("--smoke", action="store_true", help="few rows, tasks and steps, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--name", default="ground_truth", help="what the files' names begin with")
-    options = parser.parse_args()
+    return parser
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Returns what the options say."""
     chosen = {name: getattr(options, name) for name in Settings.__dataclass_fields__ if hasattr(options, name)}
     if options.smoke:
         chosen |= {"source_rows": 48, "target_rows": 48, "steps": 4, "max_length": 48, "eval_rows": 60, "seeds": 1}
         chosen |= {"sources": ("snli", "stsb", "conll2000"), "targets": ("rte", "qed"), "set_sizes": (2, 3)}
-    settings = Settings(**chosen)
+    return Settings(**chosen)
+
+
+def main() -> None:
+    parser = options_of(__doc__)
+    parser.add_argument("--only-runs", action="store_true", help="train, and leave the estimators for later")
+    parser.add_argument("--name", default="ground_truth", help="what the files' names begin with")
+    options = parser.parse_args()
+    settings = settings_of(options)
     done: dict[str, dict[str, Any]] = {}
-    context, threads = multiprocessing.get_context("spawn"), max(1, (os.cpu_count() or 1) // options.jobs)
-    with ProcessPoolExecutor(options.jobs, context, torch.set_num_threads, (threads,)) as pool:
+    with processes(options.jobs, os.cpu_count() or 1) as pool:
         sources = list(pool.map(train_source, [settings] * len(settings.sources), settings.sources))
         for one in sources:
             print(f"source {one['task']}: {one['metric']} {one['score']:.3f}, {one['seconds']:.0f} s", flush=True)

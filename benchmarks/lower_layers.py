@@ -14,27 +14,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import multiprocessing
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import names
+from common import names, processes
 from common import parser as shared_parser
 
 TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq", "pubmed_qa", "vader_amazon", "commonsense_qa",
          "social_i_qa", "disfl_qa")  # fmt: skip
 #: Quality that may be lost, in the unit of the tasks' main metrics (all between 0 and 1).
 MARGIN = 0.01
-
-
-def prepare(threads: int) -> None:
-    """Sets a process up."""
-    import torch
-
-    torch.set_num_threads(threads)
 
 
 def one_run(options: argparse.Namespace, task: str, k: int, seed: int) -> dict[str, float]:
@@ -55,8 +47,12 @@ def one_run(options: argparse.Namespace, task: str, k: int, seed: int) -> dict[s
         recipe=Recipe(epochs=options.epochs, lower_layers=k), encoding=Encoding(options.max_length),
         catalogue=load_catalogue(options.task_file), eval_rows=options.eval_rows,
     )  # fmt: skip
-    data = setup.data(task, options.rows)
-    _ = data.train.encoded, data.validation.encoded
+    loaded = setup.data(task, options.rows)  # of an earlier run in this process, and its states with it
+    _ = loaded.train.encoded, loaded.validation.encoded
+    splits = {name: dataclasses.replace(getattr(loaded, name), _states={}) for name in ("train", "validation")}
+    data = dataclasses.replace(loaded, **splits)
+    for name, split in splits.items():
+        split.__dict__["encoded"] = getattr(loaded, name).encoded
     with tempfile.TemporaryDirectory() as folder:
         workspace = dataclasses.replace(setup.workspace, home=Path(folder))
         with measured() as states:
@@ -126,20 +122,32 @@ def main() -> None:
     if result.get("settings") != settings:
         result = {"question": __doc__.splitlines()[0], "settings": settings, "margin": MARGIN, "runs": {}}
     depth = resolve(options.backbone, Workspace(home=options.home or Workspace().home)).n_layers
-    wanted = [
-        (task, k, seed) for seed in range(options.seeds) for task in options.tasks
-        for k in options.layers or range(depth) if f"{task}/{k}/{seed}" not in result["runs"]
-    ]  # fmt: skip
-    threads, context = max(1, options.threads // options.jobs), multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, context, prepare, (threads,)) as pool:
-        waiting = {pool.submit(one_run, options, *one): "/".join(map(str, one)) for one in wanted}
+    asked = {
+        f"{task}/{k}/{seed}": (task, k, seed) for seed in range(options.seeds) for task in options.tasks
+        for k in options.layers or range(depth)
+    }  # fmt: skip
+
+    def save() -> None:
+        result["curve"] = curve({name: result["runs"][name] for name in asked if name in result["runs"]}, depth)
+        result["provenance"] = record()
+        write_json(options.out, result)
+
+    failed = []
+    with processes(options.jobs, options.threads) as pool:
+        waiting = {
+            pool.submit(one_run, options, *one): name for name, one in asked.items() if name not in result["runs"]
+        }
         for future in as_completed(waiting):
             name = waiting[future]
+            if (error := future.exception()) is not None:  # the others go on
+                failed.append(f"{name}: {error!r}")
+                continue
             result["runs"][name] = future.result()
-            result["curve"] = curve(result["runs"], depth)
-            result["provenance"] = record()
-            write_json(options.out, result)
+            save()
             print(name, {part: round(value, 3) for part, value in result["runs"][name].items()}, flush=True)
+    if failed:
+        raise SystemExit("not measured: " + "; ".join(failed))
+    save()
     good = [one["k"] for one in result["curve"] if one["k"] == 0 or (one["low"] is not None and one["low"] > -MARGIN)]
     result["largest k within the margin"] = max(good)
     write_json(options.out, result)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import multiprocessing
 import os
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import names
+from common import names, processes
 from common import parser as shared_parser
 
 SPEED_TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq")
@@ -39,6 +38,11 @@ QUALITY_TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq", "
 OURS = ("same work", "default")
 #: Mean quality that a peer's setting may be below ours and still count as equal.
 EQUAL = 0.005
+#: What a peer is tried with: multiples of our learning rate and epochs, and whether the model's own dropout is on.
+PEER_SETTINGS = (
+    (1.0, 0.5, True), (1.0, 1.0, True), (1.0, 2.0, True),
+    (1.0, 0.5, False), (1.0, 1.0, False), (1.0, 2.0, False), (2.0, 1.0, False),
+)  # fmt: skip
 #: Steps of the runs that find each peer's fastest precision; the first of two is not looked at.
 TRIAL_STEPS = 6
 
@@ -87,8 +91,7 @@ class Sides:
             _prepare(*facts)
             return _run(job)
         if job.side not in self.pools:
-            context = multiprocessing.get_context("spawn")
-            self.pools[job.side] = ProcessPoolExecutor(1, context, _prepare, facts)
+            self.pools[job.side] = processes(1, self.threads, _prepare, *facts)
         return self.pools[job.side].submit(_run, job).result()
 
     def close(self) -> None:
@@ -229,22 +232,26 @@ def summary(pairs: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
 
 def measure_quality(options: argparse.Namespace, sides: Sides, result: dict[str, Any], save: Any) -> None:
     """Trains every task and seed by our default and by every setting of a peer, and compares quality and time."""
+    from adaptmtl.training.recipe import Recipe
+
     found = result.setdefault("quality", {"runs": {}})
-    peer, precision = options.peers[0], "fp32"
+    peer, rate = options.peers[0], Recipe().learning_rate
     base = {"rows": options.rows, "eval_rows": options.eval_rows, "max_length": options.max_length}
-    if sides.bf16:
-        trials = result["tasks"].setdefault(options.quality_tasks[0], {"trials": {}, "pairs": []})["trials"]
-        precision = fastest(sides, peer, options.quality_tasks[0], {**base, "epochs": options.epochs}, True, trials)
-    settings = {"ours": ("ours", "default", options.epochs, None)}
-    for rate in options.peer_rates:
-        for epochs in options.peer_epochs or (options.epochs, 2 * options.epochs):
-            settings[f"{peer}, learning rate {rate:g}, {epochs:g} epochs"] = (peer, precision, epochs, rate)
-    jobs = {
-        f"{task}/{seed}/{name}": Job(side, variant, task, **base, epochs=epochs, seed=seed, learning_rate=rate)
-        for seed in range(options.seeds) for task in options.quality_tasks
-        for name, (side, variant, epochs, rate) in settings.items()
-    }  # fmt: skip
-    local, made = threading.local(), []
+    jobs: dict[str, Job] = {}
+    for task in options.quality_tasks:
+        precision = "fp32"
+        if sides.bf16:
+            trials = result["tasks"].setdefault(task, {"trials": {}, "pairs": []})["trials"]
+            precision = fastest(sides, peer, task, {**base, "epochs": options.epochs}, True, trials)
+        for seed in range(options.seeds):
+            jobs[f"{task}/{seed}/ours"] = Job("ours", "default", task, **base, epochs=options.epochs, seed=seed)
+            for of_rate, of_epochs, dropout in PEER_SETTINGS:
+                epochs, variant = of_epochs * options.epochs, f"{precision}{'' if dropout else ', no dropout'}"
+                name = f"{peer}, rate {of_rate * rate:g}, {epochs:g} epochs{'' if dropout else ', no dropout'}"
+                jobs[f"{task}/{seed}/{name}"] = Job(
+                    peer, variant, task, **base, epochs=epochs, seed=seed, learning_rate=of_rate * rate
+                )
+    local, made, failed = threading.local(), [], []
 
     def run(job: Job) -> dict[str, Any]:
         if not hasattr(local, "sides"):  # each thread has processes of its own
@@ -252,25 +259,40 @@ def measure_quality(options: argparse.Namespace, sides: Sides, result: dict[str,
             made.append(local.sides)
         return local.sides.run(job)
 
-    with ThreadPoolExecutor(options.jobs) as pool:
-        waiting = {pool.submit(run, job): name for name, job in jobs.items() if name not in found["runs"]}
-        for future in as_completed(waiting):
-            ran = future.result()
-            found["runs"][waiting[future]] = {part: ran[part] for part in ("quality", "cpu_seconds", "steps")}
-            found["table"] = quality_table(found["runs"])
-            save()
-            print(waiting[future], found["runs"][waiting[future]], flush=True)
-    for one in made:
-        one.close()
-    found["table"] = quality_table(found["runs"])
-    save()
+    def tabulate() -> None:
+        found["table"] = quality_table({name: found["runs"][name] for name in jobs if name in found["runs"]}, unit)
+        save()
+
+    unit = "seconds" if options.device == "cuda" else "cpu_seconds"
+    try:
+        with ThreadPoolExecutor(options.jobs) as pool:
+            waiting = {pool.submit(run, job): name for name, job in jobs.items() if name not in found["runs"]}
+            for future in as_completed(waiting):
+                name = waiting[future]
+                if (error := future.exception()) is not None:  # the others go on
+                    failed.append(f"{name}: {error!r}")
+                    continue
+                ran = future.result()
+                found["runs"][name] = {part: ran[part] for part in ("quality", "seconds", "cpu_seconds", "steps")}
+                tabulate()
+                print(name, found["runs"][name], flush=True)
+    finally:
+        for one in made:
+            one.close()
+    tabulate()
     print(found["table"], flush=True)
+    if failed:
+        raise SystemExit("not measured: " + "; ".join(failed))
 
 
-def quality_table(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def quality_table(runs: dict[str, dict[str, Any]], unit: str) -> dict[str, Any]:
     """Compares ours with every setting of the peer: mean difference in quality over tasks, and its time over ours.
 
     Means over seeds are taken first; the interval is Student's 95% over tasks. Times are medians over tasks.
+
+    Args:
+        runs: by "task/seed/setting".
+        unit: of time.
     """
     per_task: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for name, run in runs.items():
@@ -288,9 +310,7 @@ def quality_table(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
         quality = [mean(setting, task, "quality") for task in tasks]
         row: dict[str, Any] = {
             "tasks": len(tasks), "quality": sum(quality) / len(quality),
-            "cpu_seconds over ours": median(
-                mean(setting, task, "cpu_seconds") / mean("ours", task, "cpu_seconds") for task in tasks
-            ),
+            f"{unit} over ours": median(mean(setting, task, unit) / mean("ours", task, unit) for task in tasks),
         }  # fmt: skip
         if setting != "ours":
             differences = {task: mean("ours", task, "quality") - mean(setting, task, "quality") for task in tasks}
@@ -298,7 +318,7 @@ def quality_table(runs: dict[str, dict[str, Any]]) -> dict[str, Any]:
             row["ours - peer"] = {"mean": average, "low": low, "high": high, "per task": differences}
         rows[setting] = row
     equal = {name: row for name, row in rows.items() if name != "ours" and row["ours - peer"]["mean"] <= EQUAL}
-    cheapest = min(equal, key=lambda name: equal[name]["cpu_seconds over ours"], default=None)
+    cheapest = min(equal, key=lambda name: equal[name][f"{unit} over ours"], default=None)
     best = max((name for name in rows if name != "ours"), key=lambda name: rows[name]["quality"], default=None)
     return {"settings": rows, "the peer's cheapest setting that is as good as ours": cheapest, "its best": best}
 
@@ -328,8 +348,6 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quality", action="store_true", help="compare times at equal validation scores")
-    parser.add_argument("--peer-rates", type=_numbers, default=[1e-3, 3e-3], help="learning rates of the peer")
-    parser.add_argument("--peer-epochs", type=_numbers, help="epochs of the peer; else ours, and twice as many")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once, with --quality")
     parser.add_argument("--in-process", action="store_true", help="all sides in one process: for tests, not for times")
     options = parser.parse_args()
@@ -338,7 +356,7 @@ def main() -> None:
     if options.smoke:
         options.tasks, options.quality_tasks = options.tasks[:1], options.quality_tasks[:1]
         options.rows, options.eval_rows, options.pairs, options.seeds, options.max_length = 32, 16, 1, 1, 32
-        options.epochs, options.peer_rates = 1.0, [3e-3]
+        options.epochs = 1.0
         globals()["TRIAL_STEPS"] = 1
     from adaptmtl.provenance import record
     from adaptmtl.storage import read_json, write_json
@@ -360,10 +378,6 @@ def main() -> None:
         (measure_quality if options.quality else measure_speed)(options, sides, result, save)
     finally:
         sides.close()
-
-
-def _numbers(text: str) -> list[float]:
-    return [float(one) for one in text.split(",")]
 
 
 if __name__ == "__main__":

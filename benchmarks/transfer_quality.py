@@ -27,6 +27,8 @@ from adaptmtl.errors import DataError
 from adaptmtl.provenance import record
 from adaptmtl.selection.gains import GainModel, Past
 from adaptmtl.storage import write_json
+from adaptmtl.tasks.catalogue import load_catalogue
+from adaptmtl.tasks.overlap import tasks_related_to
 from adaptmtl.transfer.judge import Predicted, Truth, differences, judge, references
 from adaptmtl.transfer.pivot import pivot_score
 from adaptmtl.transfer.quality import sign_auc, split_half_ceiling
@@ -111,13 +113,21 @@ def _known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
+def related_targets(names: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Returns the tasks that each target shares texts with, itself included."""
+    tasks = load_catalogue().tasks
+    return {name: tasks_related_to(tasks[name], tasks) for name in names if name in tasks}
+
+
 def planned(past: Sequence[Past], scores: Mapping[str, Mapping[str, Predicted]]) -> dict[str, Predicted]:
-    """Returns the planner's predicted gains of sources and sets, learned from the other targets alone."""
+    """Returns the planner's predicted gains of sources and sets, learned from other targets, none of them related."""
     found = {}
+    related = related_targets({one.target for one in past})
     for target in sorted({one.target for one in past}):
         own = [one for one in past if one.target == target]
         profile = {one.seen.sources[0]: one.seen.probe for one in own if len(one.seen.sources) == 1}
-        model = GainModel(tuple(past), own[0].backbone, target, profile)
+        others = tuple(one for one in past if one.target not in related.get(target, {target}))
+        model = GainModel(others, own[0].backbone, target, profile)
         gains = model.predict([one.seen for one in own], own[0].reading)
         names = ["+".join(one.seen.sources) for one in own]
         probe = scores.get("probe", {}).get(target)
@@ -178,7 +188,7 @@ def _task(name: str) -> str:
 
 def table(truths: Sequence[Truth], scores: Mapping[str, Mapping[str, Predicted]]) -> dict[str, Any]:
     """Judges all estimators and compares the planner with each, in pairs of targets."""
-    rows = references(truths)
+    rows = references(truths, related_targets(truth.target for truth in truths))
     names = {row.name for row in rows}
     rows += [judge(name, truths, one) for name, one in scores.items() if name not in names]
     best = next((row for row in rows if row.name == PLANNER), None)

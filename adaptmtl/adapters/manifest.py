@@ -24,7 +24,8 @@ class _Facts(BaseModel):
 class TaskFacts(_Facts):
     """The task that the adapter solves; ``label_names`` in the order of the head's outputs, ``metric`` the main one.
 
-    ``kind`` is a name: whether a package that knows it is installed shows when the adapter is used.
+    ``kind`` is a name: whether a package that knows it is installed shows when the adapter is used. ``inputs`` are the
+    columns that the model was given; the first adapters do not say.
     """
 
     name: str = Field(pattern=_NAME)
@@ -32,6 +33,7 @@ class TaskFacts(_Facts):
     label_names: tuple[str, ...] | None = None
     metric: str
     language: str = "en"
+    inputs: tuple[str, ...] | None = None
 
 
 class BackboneFacts(_Facts):

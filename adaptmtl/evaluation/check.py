@@ -19,6 +19,7 @@ from adaptmtl.fusion.methods import fusions
 from adaptmtl.provenance import measured, record
 from adaptmtl.selection.budget import DEFAULT_BUDGET, Budget
 from adaptmtl.selection.planner import Choice
+from adaptmtl.selection.reading import rank_sources
 from adaptmtl.statistics import against_constant, holm, interval, paired, verdict
 from adaptmtl.storage import publish_folder, read_json, sha256_file, write_json
 from adaptmtl.tasks.metrics import metrics
@@ -150,7 +151,7 @@ def check(
         arms[name]
     wanted += [] if "fused" in wanted else ["fused"]
     with measured() as cost:
-        plan, choice = make_plan(setup, target, sources, method, rows, budget)
+        plan, choice = make_plan(setup, target, sources, method, rows, budget, ranked="best_source" in wanted)
         strangers = [entry.task for entry in plan.all_sources if entry.task not in setup.catalogue.tasks]
         if strangers and any(arms[name].multitask for name in wanted):
             setup.workspace.reporter.say(
@@ -190,17 +191,25 @@ def check(
 
 def make_plan(
     setup: Setup, target: str, sources: Literal["auto"] | Sequence[str], method: str, rows: int | None,
-    budget: Budget = DEFAULT_BUDGET,
+    budget: Budget = DEFAULT_BUDGET, ranked: bool = True,
 ) -> tuple[Plan, Choice]:  # fmt: skip
-    """Chooses the sources and fixes the number of steps, from training rows alone; returns the plan and the choice."""
+    """Chooses the sources and fixes the number of steps, from training rows alone; returns the plan and the choice.
+
+    Sources that are named come in the order of their predicted gains where ``ranked``.
+    """
     data = setup.data(target, rows)
     choice = choose_sources(setup, target, sources, rows, method, budget)
     candidates = {entry.key: entry for entry in find_sources(setup, data).entries}
-    order = [row.key for row in choice.table.sources] if choice.table else [entry.key for entry in choice.entries]
-    ranked = [candidates[key] for key in order if key in candidates]
-    ranked += [entry for key, entry in candidates.items() if key not in order]
+    table = choice.table
+    if ranked and table is None and len(choice.entries) > 1:
+        table = rank_sources(setup, target, sources=[entry.task for entry in choice.entries], rows=rows)
+    order = [row.key for row in table.sources] if table else [entry.key for entry in choice.entries]
+    place = {key: i for i, key in enumerate(order)}
+    chosen = tuple(sorted(choice.entries, key=lambda entry: place.get(entry.key, len(place))))
+    usable = [candidates[key] for key in order if key in candidates]
+    usable += [entry for key, entry in candidates.items() if key not in order]
     fixed = setup.with_steps(setup.recipe.steps_for(sizes_of(data.train).units))
-    return Plan(fixed, setup, data, tuple(ranked), choice.entries, method, choice.trial), choice
+    return Plan(fixed, setup, data, tuple(usable), chosen, method, choice.trial), choice
 
 
 def _remember(plan: Plan, choice: Choice, runs: Mapping[str, Sequence[_Done]], metric: str) -> None:
@@ -241,7 +250,7 @@ def _run(plan: Plan, name: str, seed: int) -> _Done:
     setup = plan.setup
     key = setup.key(
         "arm", arm_version=VERSION, arm=name, seed=seed, target=plan.target.spec.name, data=plan.target.identity,
-        sources=[entry.key for entry in arm.sources(plan)],
+        sources=sorted(entry.key for entry in arm.sources(plan)),
         source_recipe=plan.source_setup.recipe.to_dict() if arm.full else None,
         method=plan.method if name in ("fused", "random_sources") else None,
         **({"drawn": len(plan.related)} if name == "random_sources" else {}),

@@ -46,7 +46,7 @@ class Seen:
             usual size of that difference on this target, see :func:`in_usual_sizes`.
         hscore: standard deviations that its H-score stands above the mean of the single sources', see
             :func:`standardised`.
-        alike: share of the sources whose rows have the form of the target's: both pairs of texts, say, or both tagged.
+        alike: share of the sources whose model is given the same columns as the target's: both two texts, say.
     """
 
     sources: tuple[str, ...]
@@ -288,10 +288,7 @@ def _likeness(one: Mapping[str, float], other: Mapping[str, float]) -> float:
 
 
 def together(merge: Seen, members: Sequence[Seen]) -> Seen:
-    """Returns what is seen of a set: midway between its merge's own reading and the mean of its members'.
-
-    On past targets the merge's reading and the members' mean ranked sets alike well, and their mean better than either.
-    """
+    """Returns what is seen of a set: midway between its merge's own reading and the mean of its members'."""
 
     def midway(part: str) -> float:
         return float((getattr(merge, part) + np.mean([getattr(one, part) for one in members])) / 2)

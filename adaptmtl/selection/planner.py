@@ -85,8 +85,9 @@ class Bench(Protocol):
 
 
 def plan_sources(
-    setup: Setup, target: str, bench: Bench, *, rows: int | None = None, seed: int = 0, budget: Budget = DEFAULT_BUDGET
-) -> Choice:
+    setup: Setup, target: str, bench: Bench, *, rows: int | None = None, seed: int = 0,
+    budget: Budget = DEFAULT_BUDGET, remember: bool = True,
+) -> Choice:  # fmt: skip
     """Chooses the sources of a fusion within a budget: ranks all, reads sets of the best, tries some for real.
 
     Args:
@@ -97,6 +98,7 @@ def plan_sources(
         seed: of the probe's folds.
         budget: reading included where it is seconds or a share; a number of trainings leaves reading out. Reading takes
             at most a minute or so, or as much as one training on the target.
+        remember: put what was really trained into the workspace's history.
     """
     with measured() as cost:
         data = setup.data(target, rows)
@@ -118,7 +120,8 @@ def plan_sources(
         gains, lambda keys, seed: bench.run([reader.entries[key] for key in keys], seed), bench.score, trainings,
         bench.overlap,
     )  # fmt: skip
-    _remember(reader, sets, trial, bench.method)
+    if remember:
+        _remember(reader, sets, trial, bench.method)
     seen = {one.sources: one for one in (*reader.seen.values(), *sets.values())}
     return _chosen(reader, table, gains, trial, budget, seen)
 

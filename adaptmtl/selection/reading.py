@@ -20,8 +20,7 @@ from adaptmtl.selection.gains import (
     together,
 )
 from adaptmtl.tasks.kind import kinds
-from adaptmtl.tasks.kinds.texts import TextKind
-from adaptmtl.tasks.overlap import overlapping
+from adaptmtl.tasks.overlap import tasks_related_to
 from adaptmtl.tasks.spec import TaskSpec
 from adaptmtl.training.data import TaskData
 from adaptmtl.training.setup import Setup
@@ -181,7 +180,6 @@ class Reader:
         self.singles = self._estimate(kept, DEFAULT_ESTIMATORS)
         self.explained = {one.entry.key: self._explained(one) for one in self.singles.sources}
         self.reading: Reading = reading_of(data.spec.kind)
-        self.form = form_of(data.spec.kind, data.train.rows.rows[0])
         self.seen = {one.entry.key: self._seen(one) for one in self.singles.sources}
         profile = {one.sources[0]: one.probe for one in self.seen.values()}
         self.model = GainModel(_past(setup, data.spec), setup.backbone.hash, data.spec.name, profile)
@@ -212,7 +210,7 @@ class Reader:
             sources=(one.entry.task,),
             probe=in_usual_sizes(self._explained(one)[0], gains, errors),
             hscore=standardised(own.value, rivals) if own else 0.0,
-            alike=float(isinstance(one.entry, Entry) and form_of_source(one.entry) == self.form),
+            alike=float(isinstance(one.entry, Entry) and inputs_of(self.setup, one.entry) == self.data.spec.inputs),
         )
 
     def _explained(self, one: SourceEstimate) -> tuple[float, float]:
@@ -250,17 +248,11 @@ def reading_of(kind: str) -> Reading:
     return "tokens" if kinds[kind].per_token else "rows"
 
 
-def form_of(kind: str, row: Mapping[str, Any]) -> str:
-    """Returns the form of a task's rows: one text, two texts, or whatever else its kind takes."""
-    if kind in kinds and isinstance(kinds[kind], TextKind):
-        return "text" if row.get("text_pair") is None else "text pair"
-    return kind
-
-
-def form_of_source(entry: Entry) -> str:
-    """Returns the form of the rows that an adapter was trained on."""
-    manifest = entry.manifest()
-    return form_of(manifest.task.kind, manifest.probe.rows[0])
+def inputs_of(setup: Setup, entry: Entry) -> tuple[str, ...] | None:
+    """Returns the columns that an adapter's model is given; None where neither it nor the catalogue says."""
+    facts = entry.manifest().task
+    known = setup.catalogue.tasks.get(facts.name)
+    return facts.inputs or (known.inputs if known and known.kind == facts.kind else None)
 
 
 def _nearest(
@@ -278,9 +270,10 @@ def _past(setup: Setup, target: TaskSpec) -> tuple[Past, ...]:
 
     What was measured on a task that shares texts with the target is left out: it would tell of the target's own rows.
     """
-    related = {target.name, *target.overlaps, *overlapping(target, setup.catalogue.tasks)}
+    left_out = tasks_related_to(target, setup.catalogue.tasks)
     readings = {name: reading_of(spec.kind) for name, spec in setup.catalogue.tasks.items()}
     own = past_of(History(setup.workspace).history(setup.backbone.hash), readings)
-    known = {(one.backbone, one.target) for one in own}
-    found = (*own, *(one for one in shipped_past() if (one.backbone, one.target) not in known))
-    return tuple(one for one in found if one.target not in related)
+    known = {(one.backbone, one.target, one.seen.sources) for one in own}
+    shipped = (one for one in shipped_past() if (one.backbone, one.target, one.seen.sources) not in known)
+    found = (*own, *shipped)
+    return tuple(one for one in found if one.target not in left_out)

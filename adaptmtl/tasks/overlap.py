@@ -147,6 +147,11 @@ def declared_overlap(source: TaskSpec, target: TaskSpec) -> bool:
     )
 
 
+def tasks_related_to(target: TaskSpec, tasks: Mapping[str, TaskSpec]) -> frozenset[str]:
+    """Returns the target and all tasks that share texts with it by declaration: what is known of them tells of it."""
+    return frozenset({target.name, *target.overlaps, *overlapping(target, tasks)})
+
+
 def overlapping(target: TaskSpec, tasks: Mapping[str, TaskSpec]) -> tuple[str, ...]:
     """Returns the names of the tasks that must not be sources of ``target`` by declaration, in order."""
     return tuple(name for name, task in tasks.items() if name != target.name and declared_overlap(task, target))

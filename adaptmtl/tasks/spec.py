@@ -111,6 +111,12 @@ class TaskSpec(_Frozen):
         return self
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """Columns that are given to the model, in the kind's order: a text, say, or a text and a second one."""
+        given = {column for part in self.rows for column in part.columns}
+        return tuple(name.removesuffix("?") for name in self.kind.inputs if name.removesuffix("?") in given)
+
+    @property
     def main_metric(self) -> str:
         """The declared metric, or the default of the kind."""
         return self.metric or self.kind.metrics[0]

@@ -101,10 +101,10 @@ class Transfers:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def without(self, target: str) -> Transfers:
-        """Returns the view that may be used for ``target``: nothing that was measured on it."""
-        kept = {name: vector for name, vector in self.embeddings.items() if name != target}
-        return Transfers(tuple(row for row in self.rows if row.target != target), kept)
+    def without(self, *targets: str) -> Transfers:
+        """Returns the view that may be used for a target, or several: nothing that was measured on them."""
+        kept = {name: vector for name, vector in self.embeddings.items() if name not in targets}
+        return Transfers(tuple(row for row in self.rows if row.target not in targets), kept)
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -6,9 +6,10 @@ stand in the same table: random (exact expectation), the popularity prior, one r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -143,26 +144,33 @@ def judge(name: str, truths: Sequence[Truth], predicted: Mapping[str, Predicted]
     )  # fmt: skip
 
 
-def references(truths: Sequence[Truth]) -> list[Judged]:
-    """Returns the rows that no estimator made: random, popularity, one real seed, the noise ceiling."""
+def references(truths: Sequence[Truth], related: Mapping[str, Collection[str]] = MappingProxyType({})) -> list[Judged]:
+    """Returns the rows that no estimator made: random, popularity, one real seed, the noise ceiling.
+
+    Args:
+        truths: one per target.
+        related: target -> tasks that share texts with it, whose transfers popularity must not know.
+    """
     nothing = {truth.target: Predicted(dict.fromkeys(truth.sources, 0.0), 0.0) for truth in truths}
     random = judge("random", truths, nothing)
     random.figures["spearman"] = 0.0
     random.per_target["spearman"] = {truth.target: 0.0 for truth in truths}
-    rows = [random, judge("popularity", truths, popularity(truths))]
+    rows = [random, judge("popularity", truths, popularity(truths, related))]
     several = [truth for truth in truths if truth.results.shape[1] > 1]
     if several:
         rows += [_one_seed(several), _ceiling(several)]
     return rows
 
 
-def popularity(truths: Sequence[Truth]) -> dict[str, Predicted]:
-    """Returns each source's mean gain over the other targets, for every target."""
+def popularity(
+    truths: Sequence[Truth], related: Mapping[str, Collection[str]] = MappingProxyType({})
+) -> dict[str, Predicted]:
+    """Returns each source's mean gain over the other targets, for every target; those related to it are left out."""
     found = {}
     for truth in truths:
         others: dict[str, list[float]] = {}
         for other in truths:
-            if other.target != truth.target:
+            if other.target != truth.target and other.target not in related.get(truth.target, ()):
                 for source, gain in zip(other.sources, other.gains.mean(axis=1), strict=True):
                     others.setdefault(source, []).append(float(gain))
         found[truth.target] = Predicted({s: float(np.mean(others[s])) for s in truth.sources if s in others}, 0.0)

@@ -18,6 +18,7 @@ from adaptmtl.adapters.bundle import Bundle
 from adaptmtl.adapters.methods import LoraWeights
 from adaptmtl.errors import SelectionError
 from adaptmtl.storage import write_atomic
+from adaptmtl.tasks.overlap import tasks_related_to
 from adaptmtl.tasks.sample import subsample
 from adaptmtl.training.data import PreparedSplit, TaskData
 from adaptmtl.training.gradients import RowGradients, row_gradients
@@ -25,7 +26,7 @@ from adaptmtl.training.setup import Setup
 from adaptmtl.training.sizes import sizes_of
 from adaptmtl.transfer.contract import EVIDENCE, Features, SourceEvidence, TargetEvidence
 from adaptmtl.transfer.evidence import check_class_head, class_probabilities, delta_of, target_features
-from adaptmtl.transfer.history import History
+from adaptmtl.transfer.history import History, Transfers
 from adaptmtl.transfer.probe import ProbeRows, make_folds, probe_rows
 from adaptmtl.transfer.short_runs import hold_out, short_run
 from adaptmtl.transfer.traits import Traits, traits_of
@@ -124,10 +125,15 @@ class TargetSide:
             "delta": ("delta", lambda: delta_of(self.own.load()) if self.own else None),
             "fisher": ("fisher", lambda: self.gradients.fisher),
             "short_run": ("short_run", lambda: short_run(self.setup, self.part, None, self.seed)),
-            "history": ("history", lambda: History(self.setup.workspace).history(self.setup.backbone.hash)),
+            "history": ("history", self._history),
         }
         fields = {name: self._once(name, build) for part, (name, build) in make.items() if part in needs}
         return TargetEvidence(name=self.data.spec.name, baseline=self.baseline, seed=self.seed, **fields)
+
+    def _history(self) -> Transfers:
+        """Past transfers on this backbone, none of them to a task that shares texts with the target."""
+        past = History(self.setup.workspace).history(self.setup.backbone.hash)
+        return past.without(*tasks_related_to(self.data.spec, self.setup.catalogue.tasks))
 
     def _embedding(self) -> np.ndarray:
         """Mean embedding of the texts; where rows are read as mean vectors anyway, the mean of those."""

@@ -139,6 +139,7 @@ def make_bundle(
             label_names=spec.label_names,
             metric=spec.main_metric,
             language=spec.language,
+            inputs=spec.inputs,
         ),
         method=method,
         backbone=backbone_facts(backbone),

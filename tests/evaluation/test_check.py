@@ -268,3 +268,11 @@ def test_what_the_arms_gained_goes_into_the_history(trained):
     found = {(row.sources, row.method, row.seed) for row in rows if not row.method.startswith("trial")}
     assert {(("mood",), how, seed) for how in ("start", "merge") for seed in (0, 1)} <= found
     assert all(row.metric == "accuracy" and 0 <= row.score <= 1 and 0 <= row.baseline <= 1 for row in rows)
+
+
+def test_the_best_of_named_sources_is_the_best_predicted(trained, expected):
+    for best, other in (("mood", "colour"), ("colour", "mood")):
+        expected(lambda sources, best=best: 0.1 * (best in sources))
+        plan, _ = make_plan(trained, "opinion", ["colour", "mood"], "merge", None)
+        assert [entry.task for entry in plan.chosen] == [best, other]
+        assert plan.all_sources[0].task == best

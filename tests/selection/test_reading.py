@@ -1,21 +1,35 @@
-"""What the planner knows of a task's rows before it reads them."""
+"""What the planner knows of an adapter before it reads the target's rows through it."""
+
+from types import SimpleNamespace
 
 import pytest
 
-from adaptmtl.selection.reading import form_of, reading_of
+from adaptmtl.selection.reading import inputs_of, reading_of
+from adaptmtl.tasks.catalogue import load_catalogue
 
 
 @pytest.mark.parametrize(
-    ("kind", "row", "form", "reading"),
+    ("task", "inputs", "reading"),
     [
-        ("sequence_classification", {"text": "a", "text_pair": None}, "text", "rows"),
-        ("sequence_classification", {"text": "a", "text_pair": "b"}, "text pair", "rows"),
-        ("regression", {"text": "a", "text_pair": "b"}, "text pair", "rows"),
-        ("token_classification", {"tokens": ["a"]}, "token_classification", "tokens"),
-        ("question_answering", {"question": "a"}, "question_answering", "tokens"),
-        ("of_a_package_that_is_not_here", {}, "of_a_package_that_is_not_here", None),
+        ("sst2", ("text",), "rows"),
+        ("rte", ("text", "text_pair"), "rows"),
+        ("stsb", ("text", "text_pair"), "rows"),
+        ("wnut17", ("tokens",), "tokens"),
+        ("squad", ("question", "context"), "tokens"),
+        ("commonsense_qa", ("text", "choices"), "rows"),
     ],
 )
-def test_form_and_reading(kind, row, form, reading):
-    assert form_of(kind, row) == form
-    assert reading is None or reading_of(kind) == reading
+def test_what_a_model_is_given(task, inputs, reading):
+    catalogue = load_catalogue()
+    spec = catalogue.tasks[task]
+    assert spec.inputs == inputs and reading_of(spec.kind) == reading
+    setup = SimpleNamespace(catalogue=catalogue)
+
+    def entry(**facts):
+        manifest = SimpleNamespace(task=SimpleNamespace(**{"name": task, "kind": spec.kind, "inputs": None, **facts}))
+        return SimpleNamespace(manifest=lambda: manifest)
+
+    assert inputs_of(setup, entry()) == inputs, "the first adapters do not say: the catalogue does"
+    assert inputs_of(setup, entry(inputs=("other",))) == ("other",)
+    assert inputs_of(setup, entry(name="somebody_elses")) is None
+    assert inputs_of(setup, entry(kind="another_kind")) is None

@@ -6,12 +6,15 @@ import signal
 import sqlite3
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from adaptmtl.errors import DataError, StorageError
+from adaptmtl.tasks.spec import HubRows, TaskSpec
 from adaptmtl.transfer.history import History, Transfer, as_recipe
+from adaptmtl.transfer.sides import TargetSide
 from adaptmtl.workspace import Workspace
 
 ONE = Transfer("hash", "rte", ("mnli",), 0, 0.66, 0.6, "accuracy", 500, recipe=as_recipe(steps=60))
@@ -50,6 +53,19 @@ def test_a_view_without_a_target_holds_nothing_of_it(workspace):
     view = history.history("hash").without("rte")
     assert view.targets == ("cb",) and set(view.embeddings) == {"cb"}
     assert view.gains_of("mnli") == {"cb": pytest.approx(-0.5)}
+
+
+def test_an_estimator_sees_nothing_of_tasks_that_share_texts_with_the_target(workspace):
+    specs = {
+        name: TaskSpec(name=name, kind="regression", rows=(HubRows(id="none", columns={}),), overlaps=overlaps)
+        for name, overlaps in (("rte", ()), ("rte_twin", ("rte",)), ("cb", ()))
+    }
+    History(workspace).record([ONE, replace(ONE, target="rte_twin"), replace(ONE, target="cb")])
+    setup = SimpleNamespace(
+        workspace=workspace, backbone=SimpleNamespace(hash="hash"), catalogue=SimpleNamespace(tasks=specs)
+    )
+    side = SimpleNamespace(setup=setup, data=SimpleNamespace(spec=specs["rte"]))
+    assert TargetSide._history(side).targets == ("cb",)
 
 
 def test_rows_cannot_be_changed_or_deleted(workspace):

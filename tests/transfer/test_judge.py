@@ -58,6 +58,8 @@ def test_popularity_never_sees_the_target():
     changed = [Truth("t0", SOURCES, truths[0].results[::-1], truths[0].baseline), *truths[1:]]
     assert popularity(changed)["t0"].scores == plain
     assert popularity(changed)["t1"].scores != popularity(truths)["t1"].scores
+    without_both = popularity(truths, {"t0": {"t1"}})["t0"].scores
+    assert without_both == popularity([truths[0], *truths[2:]])["t0"].scores != plain
 
 
 def test_references_are_what_they_say():
