@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, filled
+from common import RESULTS, filled, machine_of
 
 ROOT = Path(__file__).resolve().parents[1]
 #: marker in a document -> (document, results file, where in it the check stands)
@@ -24,7 +24,6 @@ TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 def check_table(check: dict[str, Any], file: str, document: str) -> str:
     """Returns the table of one check, with what was chosen and why."""
-    machine = check["provenance"]["machine"]
     rows = [
         f"## BoolQ, {check['train_rows']:,} training rows, {len(check['all_sources'])} possible sources",
         "",
@@ -52,19 +51,13 @@ def check_table(check: dict[str, Any], file: str, document: str) -> str:
         + (f"Shown to beat the majority rate: {above}." if above else "No arm is shown to beat the majority rate.")
         + (f" Shown to be below it: {below}." if below else ""),
         "",
-        f"Measured on {_device(machine)}. \"s per seed\": training on the target, and scoring all evaluation rows. "
+        f"Measured on {machine_of(check)}. \"s per seed\": training on the target, and scoring all evaluation rows. "
         "\"s before\", once for all seeds: the adapters of the chosen sources and the trial that chose them, or the "
         "multi-task encoder; adapters of sources that were not chosen, and reading them, are not in it. Intervals are "
         "for one comparison; \"fused is\" goes by p values adjusted over all arms. "
         f"Every figure is from [{file}]({'../' * document.count('/')}benchmarks/results/{file}).",
     ]  # fmt: skip
     return "\n".join(rows)
-
-
-def _device(machine: dict[str, Any]) -> str:
-    if machine.get("device", "cpu") != "cpu":
-        return f"one {machine['device']}"
-    return f"{machine['cores']} cores ({machine['processor']})"
 
 
 def _bounds(value: float | None, low: float | None, high: float | None, sign: str = "") -> str:

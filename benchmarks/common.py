@@ -74,6 +74,19 @@ def filled(document: str, marker: str, text: str) -> str:
     return document
 
 
+def row(*cells: object) -> str:
+    """Returns a row of a table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def machine_of(result: dict[str, Any]) -> str:
+    """Returns what a result was measured on, for people."""
+    machine = result["provenance"]["machine"]
+    if machine.get("device", "cpu") != "cpu":
+        return f"one {machine['device']}"
+    return f"{machine['cores']} cores ({machine['processor']})"
+
+
 def parser(description: str | None, results: str, *shared: str) -> argparse.ArgumentParser:
     """Makes a parser with some of the shared options, and ``--smoke`` and ``--out`` always.
 

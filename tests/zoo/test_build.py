@@ -48,7 +48,7 @@ def test_all_five_kinds_train_once_and_are_complete(setup, trainings):
         assert manifest.data.train_fingerprint == data.train.rows.fingerprint
         assert manifest.data.validation_fingerprint == data.validation.rows.fingerprint
         assert (manifest.data.train_rows, manifest.data.validation_rows) == (48, 20)
-        assert manifest.task.label_names == data.spec.label_names
+        assert manifest.task.label_names == data.spec.label_names and manifest.task.inputs == data.spec.inputs
         assert manifest.main_figure is not None
         for figure in manifest.metrics.values():
             assert figure.n == 20 and figure.low is not None and figure.high is not None

@@ -1,0 +1,204 @@
+"""Writes the measured tables of docs/performance.md, from the files in benchmarks/results.
+
+    python benchmarks/performance_tables.py [--check]
+
+A table whose results file is not there stays as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from common import RESULTS, filled, machine_of, row
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
+PEERS = ("as they come", "dropout off")
+
+
+def speed(result: dict[str, Any]) -> list[str]:
+    """Medians over pairs of runs of the same training, task by task."""
+    settings = result["settings"]
+    found = [
+        f"{settings['rows']} rows, {_epochs(settings['epochs'])}, {settings['threads']} threads, rows cut to "
+        f"{settings['max_length']} tokens, MiniLM-L6, rank 8, on {machine_of(result)}. Seconds are medians over pairs, "
+        "model loading included; ratios are medians of the faster peer's time over ours in the same pair.",
+        "",
+        row("task", "pairs", "ours, same work", "ours, default", "peft", "adapters", *(
+            f"{variant}: {peers}" for variant in ("same work", "default") for peers in PEERS
+        )),
+        row(*["---"] * 10),
+    ]  # fmt: skip
+    for task, one in result["tasks"].items():
+        if not one["pairs"]:
+            continue
+        table = one["summary"]
+        fastest = {
+            library: min(
+                table[name]["seconds"] for name in table if name.startswith(library) and "no dropout" not in name
+            )
+            for library in ("peft", "adapters")
+        }
+        ratios = [
+            table[f"seconds of the faster peer, {peers}, over ours, {variant}"]["median"]
+            for variant in ("same work", "default") for peers in PEERS
+        ]  # fmt: skip
+        found.append(row(
+            f"`{task}`", len(one["pairs"]), f"{table['ours same work']['seconds']:.2f} s",
+            f"{table['ours default']['seconds']:.2f} s", *(f"{seconds:.2f} s" for seconds in fastest.values()),
+            *(f"{ratio:.2f}" for ratio in ratios),
+        ))  # fmt: skip
+    return found
+
+
+def quality(result: dict[str, Any]) -> list[str]:
+    """Time at equal quality."""
+    settings, table = result["settings"], result["quality"]["table"]
+    unit = "seconds" if settings["device"] == "cuda" else "cpu_seconds"
+    seeds = len({name.split("/")[1] for name in result["quality"]["runs"]})
+    tasks = ", ".join(sorted({name.split("/")[0] for name in result["quality"]["runs"]}))
+    found = [
+        f"{settings['rows']} rows, ours {_epochs(settings['epochs'])} at our default, {seeds} seeds, {tasks}; on "
+        f"{machine_of(result)}. Quality is the mean of the tasks' main metrics; time is the median over tasks of "
+        f"{'wall' if unit == 'seconds' else 'processor'} seconds over ours.",
+        "",
+        row("setting", "tasks", "quality", "ours − it [95% over tasks]", "time over ours"),
+        row(*["---"] * 5),
+    ]
+    for name, one in table["settings"].items():
+        difference = one.get("ours - peer")
+        found.append(row(
+            name, one["tasks"], f"{one['quality']:.3f}",
+            _bounds(difference["mean"], difference["low"], difference["high"]) if difference else "",
+            f"{one[f'{unit} over ours']:.2f}",
+        ))  # fmt: skip
+    cheapest = table["the peer's cheapest setting that is as good as ours"]
+    found += [
+        "",
+        f"The peer's cheapest setting that is at most half a point below ours: {cheapest or 'none of these'}.",
+    ]
+    return found
+
+
+def lower_layers(result: dict[str, Any]) -> list[str]:
+    """Quality and cost by the number of lower layers without adapter."""
+    settings, runs = result["settings"], result["runs"]
+    seeds = len({name.split("/")[2] for name in runs})
+    found = [
+        f"{settings['rows']} rows, {_epochs(settings['epochs'])}, {seeds} seeds, rows cut to {settings['max_length']} "
+        f"tokens, at most {settings['eval_rows']:,} evaluation rows, MiniLM-L6 (6 layers), on {machine_of(result)}.",
+        "",
+        row("k", "tasks", "quality", "k − 0 [95% over tasks]", "training time over k = 0", "states, once"),
+        row(*["---"] * 6),
+    ]
+    for one in result["curve"]:
+        found.append(row(
+            one["k"], one["tasks"], f"{one['quality']:.3f}",
+            _bounds(one["difference"], one["low"], one["high"]) if one["k"] else "", f"{one['time_over_k0']:.2f}",
+            f"{one['states_once_over_k0']:.2f}" if one["k"] else "",
+        ))  # fmt: skip
+    depths = [one["k"] for one in result["curve"]]
+    found += ["", row("task", *(f"k = {k}" for k in depths)), row(*["---"] * (1 + len(depths)))]
+    for task in sorted({name.split("/")[0] for name in runs}):
+        cells = [
+            [one["quality"] for name, one in runs.items() if name.rsplit("/", 1)[0] == f"{task}/{k}"] for k in depths
+        ]
+        found.append(row(f"`{task}`", *(f"{mean(cell):.3f}" if cell else "" for cell in cells)))
+    return found
+
+
+def target_study(result: dict[str, Any]) -> list[str]:
+    """A whole study of one target."""
+    settings, table = result["settings"], result["summary"]
+    measured = table["peft steps measured"]
+    return [
+        f"`{settings['target']}`, {settings['rows']} rows, {len(result['sources'])} sources estimated, the best one, "
+        f"two and three merged and tuned, {settings['seeds']} seeds, on {machine_of(result)}. Of peft's steps "
+        f"{measured['sources']} readings and {measured['trainings']} trainings were run"
+        f"{', the rest is extrapolated' if table['extrapolated'] else ''}.",
+        "",
+        row("", "ours", "peft + Trainer", "ratio"),
+        row(*["---"] * 4),
+        *(
+            row(title, f"{table[unit]['ours']:.0f} s", f"{table[unit]['peft + Trainer']:.0f} s",
+                f"{table[unit]['ratio']:.2f}")
+            for title, unit in (("wall", "seconds"), ("processor", "cpu_seconds"))
+        ),
+        "",
+        f"Mean score of the trainings that both ran: ours {table['quality']['ours']:.3f}, peft "
+        f"{table['quality']['peer']:.3f}.",
+    ]  # fmt: skip
+
+
+def engine_limit(result: dict[str, Any]) -> list[str]:
+    """How near a step comes to the rate of matrix products."""
+    memory, growth = result["memory"], result["growth"]
+    found = [
+        f"Steps of {result['batch']} rows, {result['threads']} threads, MiniLM-L6, on {machine_of(result)}. The limit "
+        "is the rate of a large matrix product, measured before and after each step.",
+        "",
+        row("tokens per row", "k", "seconds", "µs per token", "GFLOP/s", "limit", "share",
+            "outside forward and backward", "outside torch's operators"),
+        row(*["---"] * 9),
+    ]  # fmt: skip
+    for one in result["steps"]:
+        found.append(row(
+            one["length"], one["lower_layers"], f"{one['seconds']:.3f}", f"{one['microseconds_per_token']:.0f}",
+            f"{one['flops_per_second'] / 1e9:.0f}", f"{max(one['peak_flops_per_second']) / 1e9:.0f}",
+            f"{one['share_of_peak']:.0%}", f"{one['outside_forward_and_backward']:.1%}",
+            f"{one['outside_operators']:.1%}" if "outside_operators" in one else "",
+        ))  # fmt: skip
+    rows = ", ".join(f"{one['rows']:,} rows: {one['microseconds_per_token']:.0f}" for one in growth["rows"])
+    sources = ", ".join(
+        f"{one['sources']}: {one['microseconds_per_token_and_source']:.0f}" for one in growth["sources"]
+    )
+    found += [
+        "",
+        f"Microseconds per token of a step as the split grows: {rows}. Microseconds per token and source as sources "
+        f"are read on the same rows: {sources}. Peak memory of a training on {memory['rows']:,} rows of "
+        f"{memory['tokens_per_row']} tokens, whose states take {memory['states_gib']:.1f} GiB on disk: "
+        f"{memory['peak_rss_gib']:.2f} GiB.",
+    ]  # fmt: skip
+    return found
+
+
+#: marker -> (results file, table)
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
+    "speed": ("train_speed.json", speed), "quality": ("train_quality.json", quality),
+    "lower-layers": ("lower_layers.json", lower_layers), "target-study": ("target_study.json", target_study),
+    "engine-limit": ("engine_limit.json", engine_limit),
+}  # fmt: skip
+
+
+def _epochs(number: float) -> str:
+    return "one epoch" if number == 1 else f"{number:g} epochs"
+
+
+def _bounds(value: float, low: float | None, high: float | None) -> str:
+    bounds = "" if low is None or high is None else f" [{low:+.3f}, {high:+.3f}]"
+    return f"{value:+.3f}{bounds}".replace("-", "−")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only say whether the document is up to date")
+    options = parser.parse_args()
+    before = after = DOCUMENT.read_text(encoding="utf-8")
+    for marker, (file, table) in TABLES.items():
+        if (RESULTS / file).exists():
+            lines = [*table(json.loads((RESULTS / file).read_text(encoding="utf-8"))), "",
+                     f"Every figure is from [{file}](../benchmarks/results/{file})."]  # fmt: skip
+            after = filled(after, marker, "\n".join(lines))
+    if options.check:
+        return int(after != before)
+    DOCUMENT.write_text(after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
