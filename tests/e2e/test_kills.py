@@ -70,8 +70,8 @@ def figures(out: str) -> object:
     value = json.loads(out)
     if "arms" in value:
         return [(arm["name"], arm["values"], arm["p_value"], arm["tokens"]) for arm in value["arms"]]
-    if "chosen" in value:
-        return value["chosen"], [(one["task"], one["scores"], one["gain"]) for one in value["sources"]]
+    if "past_targets" in value:
+        return [(one["task"], one["scores"], one["gain"]) for one in value["sources"]]
     return value["metrics"]
 
 
