@@ -38,6 +38,8 @@ def choose_for(settings: truth.Settings, name: str, budgets: Sequence[str]) -> d
     """Lets the planner choose for one target within each budget, and trains what it chose and random sets."""
     target = truth.Target.of(settings, name)
     setup, data = target.setup, target.data
+    if len((read_json(target.path("runs")) or {}).get("runs", [])) < len(target.plan):
+        raise SystemExit(f"{settings.home} lacks transfers to {name}: run ground_truth.py with the same options first")
     bench = truth.FusionBench(setup, data, "merge")
     if strangers := {one.task for one in truth.find_sources(setup, data).entries} - set(target.entries):
         raise SystemExit(f"{settings.home} has adapters that are no sources here: {', '.join(sorted(strangers))}")
@@ -66,7 +68,8 @@ def described(choice: Choice, settings: truth.Settings) -> dict[str, Any]:
     gain = tried.get(best, sets[best])
     return {
         "chosen": sorted(entry.task for entry in choice.entries), "best": list(best), "predicted": gain.to_dict(),
-        "trainings": choice.trial.trainings, "seconds": choice.table.seconds + choice.trial.seconds,
+        "trainings": choice.trial.trainings,
+        "seconds": sum(choice.table.estimator_seconds.values()) + choice.trial.seconds,  # when they were first made
         "ranking": {one.task: one.gain.mean for one in choice.table.sources},
     }  # fmt: skip
 
@@ -140,17 +143,24 @@ def main() -> None:
     parser = truth.options_of(__doc__)
     parser.add_argument("--budgets", type=lambda text: text.split(","), default=["0", "6", "25%"])
     options = parser.parse_args()
-    settings, done = truth.settings_of(options), {}
+    settings = truth.settings_of(options)
+    done: dict[str, dict[str, Any]] = {}
+    failed: list[str] = []
     path = options.out / "chosen_sets.json"
     with processes(options.jobs, os.cpu_count() or 1) as pool:
         waiting = {pool.submit(choose_for, settings, name, options.budgets): name for name in settings.targets}
         for future in truth.as_completed(waiting):
+            if (error := future.exception()) is not None:  # the others go on
+                failed.append(f"{waiting[future]}: {error!r}")
+                continue
             done[waiting[future]] = future.result()
             write_json(path, {
                 "question": (__doc__ or "").splitlines()[0], "targets": done, "summary": summary(done, options.budgets),
                 "provenance": record(),
             })  # fmt: skip
             print(waiting[future], gains(done[waiting[future]], options.budgets[0]), flush=True)
+    if failed:
+        raise SystemExit("not measured: " + "; ".join(failed))
 
 
 if __name__ == "__main__":

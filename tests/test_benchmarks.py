@@ -97,19 +97,6 @@ def test_lower_layers(benchmark, tasks: Path):
     assert second["low"] < -0.2 < second["high"]
 
 
-def test_head_start(benchmark, tasks: Path):
-    module, result = benchmark("head_start", "--task-file", str(tasks), "--tasks", "opinion,colour")
-    assert len(result["runs"]) == 4 and [one["length"] for one in result["table"]] == ["32x2"]
-    runs = {
-        f"{task}/9x9/{start}/{seed}": {"quality": quality + gain * (start == "probe"), "cpu_seconds": seconds}
-        for task, quality, gain in (("one", 0.5, 0.1), ("two", 0.7, 0.3)) for seed in (0, 1)
-        for start, seconds in (("random", 2.0), ("probe", 3.0))
-    }  # fmt: skip
-    (row,) = module.table(runs)
-    assert row["probe - random"] == pytest.approx(0.2) and row["low"] < 0.2 < row["high"]
-    assert row["quality"] == pytest.approx({"random": 0.6, "probe": 0.8}) and row["time over random"] == 1.5
-
-
 def test_target_study(benchmark, tasks: Path):
     module, result = benchmark("target_study", "--task-file", str(tasks), "--suite", "toys", "--target", "opinion")
     assert result["sources"] == ["mood", "colour"] and len(result["ours"]["trainings"]) == 2

@@ -124,7 +124,7 @@ def scale_and_learn(setup: Setup, target: TaskData, sources: Sequence[SourceAdap
     states = target.train.states(setup.workspace, k, default_dtype(), accelerator().device)
     rates = [*((scale, SCALE_RATE) for scale in scales.values()), *head_rates(setup.recipe, head)]
     log = fit(model, target.train, states, setup.recipe, seed, setup.recipe.learning_rate, setup.workspace,
-              f"{target.spec.name} scales of {len(sources)}", rates, fresh_head=True)  # fmt: skip
+              f"{target.spec.name} scales of {len(sources)}", rates)  # fmt: skip
     parts = [
         scale_outputs(one.delta, {m: scales[m].detach()[i].cpu() for m in one.delta}) for i, one in enumerate(sources)
     ]

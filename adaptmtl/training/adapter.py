@@ -18,7 +18,6 @@ from adaptmtl.tasks.encoded import EncodedRows
 from adaptmtl.training.batches import epochs_of_units, labelled, make_batch, pieces, training_units
 from adaptmtl.training.checkpoint import checkpoint_for
 from adaptmtl.training.data import PreparedSplit, TaskData
-from adaptmtl.training.head_start import start_head
 from adaptmtl.training.loop import Log, Piece, accelerator, run
 from adaptmtl.training.model import TaskModel, full_encoder, lora_model, outputs_of, to_device
 from adaptmtl.training.recipe import Recipe
@@ -72,14 +71,13 @@ def train_adapter(
         head: to begin from; fresh by default.
         description: shown with the progress.
     """
-    k, fresh = recipe.layers_below(backbone), head is None
+    k = recipe.layers_below(backbone)
     head = head or make_head(data.spec, backbone.hidden_size, data.train.encoded, seed, recipe.head_dropout)
     built = lora_model(backbone, recipe.method, k, head, default_dtype(), start)
     states = data.train.states(workspace, k, default_dtype(), accelerator().device)
     rate = recipe.learning_rate
     own = head_rates(recipe, head)
-    log = fit(built.model, data.train, states, recipe, seed, rate, workspace, description or data.spec.name, own,
-              fresh_head=fresh)  # fmt: skip
+    log = fit(built.model, data.train, states, recipe, seed, rate, workspace, description or data.spec.name, own)
     return Trained(built.model, built.weights, k, log, count_trainable(built.model))
 
 
@@ -107,7 +105,7 @@ def fine_tune(
     head = make_head(data.spec, backbone.hidden_size, data.train.encoded, seed, recipe.head_dropout)
     model = TaskModel(full_encoder(backbone, default_dtype(), start), head, frozen=False)
     name = description or f"{data.spec.name} (all weights)"
-    log = fit(model, data.train, None, recipe, seed, recipe.full_learning_rate, workspace, name, fresh_head=True)
+    log = fit(model, data.train, None, recipe, seed, recipe.full_learning_rate, workspace, name)
     return Trained(model, None, 0, log, count_trainable(model))
 
 
@@ -121,18 +119,11 @@ def fit(
     workspace: Workspace,
     description: str,
     own_rates: Sequence[tuple[torch.nn.Parameter, float]] = (),
-    *,
-    fresh_head: bool = False,
 ) -> Log:
-    """Trains a task model on one split, in place; the arguments are those of :func:`adaptmtl.training.loop.run`.
-
-    A ``fresh_head`` is fitted first, unless the recipe says otherwise.
-    """
+    """Trains a task model on one split, in place; the arguments are those of :func:`adaptmtl.training.loop.run`."""
     units = epochs_of_units(split.encoded, recipe.batch_size, seed)
     device = accelerator().device
     states = states_on(states, device)
-    if fresh_head and recipe.head_start == "probe":
-        start_head(model.to(device), split.encoded, states, device)
 
     def step(prepared: torch.nn.Module) -> Iterator[Piece]:
         return accumulated(prepared, model.head, split.encoded, states, next(units), device)

@@ -9,17 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adaptmtl.adapters.heads import Batch, Head, make_head
+from adaptmtl.adapters.heads import Batch, Head, make_head, mean_over_tokens
 from adaptmtl.backbone.precision import LowRankLinear, default_dtype
 from adaptmtl.backbone.states import States
 from adaptmtl.tasks.encoded import EncodedRows
-from adaptmtl.training.batches import make_batch, training_units
+from adaptmtl.training.batches import labelled, make_batch, training_units
 from adaptmtl.training.data import PreparedSplit
-from adaptmtl.training.head_start import start_head
 from adaptmtl.training.loop import accelerator
 from adaptmtl.training.model import TaskModel, lora_model, to_device
 from adaptmtl.training.setup import Setup
 
+#: Ridge penalty of the fitted head, summed over rows whose inputs have unit variance in all.
+PENALTY = 10.0
+ITERATIONS = 50
 UNITS_PER_BATCH = 32
 
 Update = Mapping[str, tuple[np.ndarray, np.ndarray]]
@@ -58,7 +60,7 @@ def row_gradients(setup: Setup, split: PreparedSplit, updates: Sequence[Update] 
     built = lora_model(setup.backbone, setup.recipe.method, k, head, default_dtype())
     model, encoded = built.model.to(device).eval(), split.encoded
     states, units = split.states(setup.workspace, k, default_dtype(), device), training_units(encoded)
-    start_head(model, encoded, states, device, least=0.0)
+    _fit_head(model, encoded, states, units, device)
     head.requires_grad_(False)
     names = {id(a): name for name, (a, _) in built.weights.items()}
     layers = {names[id(one.a)]: one for one in model.modules() if isinstance(one, LowRankLinear)}
@@ -165,3 +167,32 @@ def _batches(
     for start in range(0, len(units), UNITS_PER_BATCH):
         chosen = units[start : start + UNITS_PER_BATCH]
         yield to_device(make_batch(encoded, states, chosen), device), chosen
+
+
+def _fit_head(
+    model: TaskModel, encoded: EncodedRows, states: States | None, units: np.ndarray, device: torch.device
+) -> None:
+    """Fits the head on the plain backbone's hidden states by L-BFGS, with a ridge penalty; in place."""
+    head, read = model.head, []
+    with torch.no_grad():
+        for batch, _ in _batches(encoded, states, units, device):
+            hidden = model.hidden(batch)
+            read.append((hidden if head.per_token else mean_over_tokens(hidden, batch.attention_mask), batch))
+        center = torch.stack([x.flatten(0, -2).mean(0) for x, _ in read]).mean(0)
+        scale = float(torch.stack([((x - center) ** 2).sum(-1).mean() for x, _ in read]).mean())
+        head.output.weight.zero_()
+        head.output.bias.zero_()
+    optimizer = torch.optim.LBFGS(head.output.parameters(), max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+    weights = [labelled(encoded, batch) for _, batch in read]
+    ridge = 0.5 * PENALTY / len(units) * max(scale, 1e-12)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = ridge * (head.output.weight**2).sum()
+        for (x, batch), weight in zip(read, weights, strict=True):
+            if weight:
+                loss = loss + head.loss(head.output(x), batch) * (weight / sum(weights))
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)

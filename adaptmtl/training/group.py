@@ -25,11 +25,9 @@ from adaptmtl.backbone.precision import LowRankLinear, default_dtype
 from adaptmtl.backbone.segments import SegmentedEncoder
 from adaptmtl.backbone.states import States, padded_length, states_on
 from adaptmtl.errors import AdaptMTLError
-from adaptmtl.tasks.encoded import EncodedRows
 from adaptmtl.training.adapter import Trained, count_trainable
 from adaptmtl.training.batches import epochs_of_units, features_of, make_batch, training_units
 from adaptmtl.training.data import PreparedSplit, TaskData
-from adaptmtl.training.head_start import Read, as_read, can_start, fit_head, parts_to_read
 from adaptmtl.training.loop import Log, accelerator
 from adaptmtl.training.model import (
     empty_outputs,
@@ -136,8 +134,6 @@ class Group:
         """
         encoded = self.data.train.encoded
         states = self._states(workspace, self.data.train)
-        if self.recipe.head_start == "probe":
-            self._start_heads(encoded, states)
         steps = self.recipe.steps_for(len(training_units(encoded)))
         orders = [epochs_of_units(encoded, self.recipe.batch_size, one.seed) for one in self.members]
         optimizer, schedule = self._optimizer(steps)
@@ -199,20 +195,6 @@ class Group:
 
     def _states(self, workspace: Workspace, split: PreparedSplit) -> States | None:
         return states_on(split.states(workspace, self.k, default_dtype(), self.device), self.device)
-
-    def _start_heads(self, encoded: EncodedRows, states: States | None) -> None:
-        """Fits every member's head on its own encoder's states, as :func:`start_head` does for one model."""
-        if not can_start(self.heads[0]):
-            return
-        read: list[list[Read]] = [[] for _ in self.heads]
-        with torch.no_grad():
-            for part in parts_to_read(self.heads[0], encoded, self.device):
-                joined = self._join(encoded, states, [features_of(encoded, part)] * len(self.heads))
-                batch = to_device(make_batch(encoded, None, part, joined.length), self.device)
-                for head, hidden, own in zip(self.heads, joined.run(self.encoder), read, strict=True):
-                    own.append(as_read(head, hidden, batch))
-        for head, own in zip(self.heads, read, strict=True):
-            fit_head(head, own, encoded)
 
     def _join(self, encoded, states: States | None, features: list[np.ndarray]) -> _Joined:  # type: ignore[no-untyped-def]
         """Lays the members' features side by side, as many for each; what is added is never read."""

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 from adaptmtl.adapters.methods import LoraMethod
 from adaptmtl.backbone.load import Backbone
 from adaptmtl.errors import AdaptMTLError
-
-HeadStart = Literal["random", "probe"]
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,12 @@ class Recipe:
     Attributes:
         method: the adapter.
         lower_layers: layers from the bottom that carry no adapter and are computed once; None for a sixth of the depth,
-            chosen from first runs (benchmarks/lower_layers.py measures the curve).
+            the most whose interval stays within a point of quality (benchmarks/lower_layers.py).
         steps: optimiser steps; None to derive them from ``epochs``.
         epochs: passes over the training rows, used when ``steps`` is None.
         batch_size: rows per step.
         learning_rate: peak, of the adapter (AdamW, linear warm-up and decay).
         head_rate: the head's peak learning rate as a multiple of ``learning_rate``.
-        head_start: what a fresh head begins with: "random", or "probe", a linear model fitted on the encoder's states
-            before the first step (:mod:`adaptmtl.training.head_start`).
         full_learning_rate: peak, when all weights are trained.
         weight_decay: of AdamW, on matrices only.
         warmup: share of the steps with a rising learning rate.
@@ -59,7 +55,6 @@ class Recipe:
     batch_size: int = 32
     learning_rate: float = 3e-3
     head_rate: float = 3.0
-    head_start: HeadStart = "random"
     full_learning_rate: float = 5e-5
     weight_decay: float = 0.01
     warmup: float = 0.06
@@ -71,8 +66,6 @@ class Recipe:
         for name in ("batch_size", "learning_rate", "head_rate", "full_learning_rate", "epochs"):
             if getattr(self, name) <= 0:
                 raise AdaptMTLError(f"recipe: {name} is {getattr(self, name)}; it must be above 0")
-        if self.head_start not in get_args(HeadStart):
-            raise AdaptMTLError(f"recipe: head_start is {self.head_start!r}; give {' or '.join(get_args(HeadStart))}")
         if self.steps is not None and self.steps < 1:
             raise AdaptMTLError(f"recipe: steps is {self.steps}; it must be at least 1")
 

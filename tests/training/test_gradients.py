@@ -41,13 +41,13 @@ def updates_for(setup, number, seed=0):
 def kept(monkeypatch):
     """The model whose gradients were taken, under "model"."""
     found = {}
-    fit = module.start_head
+    fit = module._fit_head
 
-    def remember(model, *rest, **more):
-        fit(model, *rest, **more)
+    def remember(model, *rest):
+        fit(model, *rest)
         found["model"] = model
 
-    monkeypatch.setattr(module, "start_head", remember)
+    monkeypatch.setattr(module, "_fit_head", remember)
     return found
 
 
