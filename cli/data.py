@@ -60,7 +60,7 @@ class OwnData(Data):
         """Returns the target's name: the one given, else that of the task of ``--data``.
 
         Raises:
-            AdaptMTLError: there is neither, or both and they differ.
+            AdaptMTLError: there is neither, or both and they differ, or the name is a file's.
             UnknownNameError: there is no such task.
         """
         task = self._task
@@ -68,6 +68,8 @@ class OwnData(Data):
             raise AdaptMTLError(
                 f"{named!r} is not the task of --data, {task.name!r}: leave it out, or give --task-name {named}"
             )
+        if task is None and named is not None and Path(named).is_file():
+            raise AdaptMTLError(f"{named!r} is a file, not the name of a task: give it with --data {named}")
         if task is None and named is None:
             raise AdaptMTLError("no task given: name one (--target NAME), or give your own rows with --data FILE")
         return self.catalogue().task(named if task is None else task.name).name  # type: ignore[arg-type]

@@ -32,8 +32,9 @@ from adaptmtl.transfer.signatures import nearest_texts
 from adaptmtl.transfer.sources import Candidates, find_sources, overlap_note
 from adaptmtl.zoo.index import Entry
 
-#: Tokens read through all sources together, unless the budget says less: a minute or so of two cores without AVX-512.
-READING_TOKENS = 450_000
+#: Tokens read through all sources together, unless the budget says less: with all that goes with it, a minute of two
+#: cores without AVX-512 (MiniLM-L6).
+READING_TOKENS = 220_000
 #: Target rows that are read: few different numbers, so that another source in the zoo seldom means to read all anew.
 ROW_STEPS = (LEAST_ROWS, 180, 256, 360, ESTIMATE_ROWS)
 #: Merged sources that may be read beside the single ones.

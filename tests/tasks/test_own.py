@@ -146,6 +146,7 @@ def test_from_file_to_adapter_in_one_command(tmp_path, tiny_backbone, capsys, mo
     ("arguments", "part"),
     [
         (["transfer"], "no task given: name one (--target NAME), or give your own rows with --data FILE"),
+        (["transfer", "--target", "{csv}"], "is a file, not the name of a task: give it with --data"),
         (["fuse", "--kind", "regression", "--target", "boolq"], "--kind goes with --data"),
         (["check", "--data", "{csv}", "--target", "boolq"], "'boolq' is not the task of --data, 'mine'"),
         (["train-adapters", "--data", "{csv}", "--label-column", "lable"], "no column 'lable'; did you mean label"),
