@@ -21,14 +21,17 @@ from typing import Any
 
 import ground_truth as truth
 import numpy as np
-from common import processes
+from common import end, finished, names, processes
 
+from adaptmtl.fusion.bench import FusionBench
 from adaptmtl.provenance import record
 from adaptmtl.selection.budget import Budget
 from adaptmtl.selection.planner import Choice, plan_sources
 from adaptmtl.storage import read_json, write_json
 from adaptmtl.training.group import Member
+from adaptmtl.transfer.history import LEAST_BASELINE
 from adaptmtl.transfer.quality import paired_interval
+from adaptmtl.transfer.sources import find_sources
 
 SEEDS = 3
 RANDOM_SETS, RANDOM_SEEDS = 20, 2
@@ -40,15 +43,15 @@ def choose_for(settings: truth.Settings, name: str, budgets: Sequence[str]) -> d
     setup, data = target.setup, target.data
     if len((read_json(target.path("runs")) or {}).get("runs", [])) < len(target.plan):
         raise SystemExit(f"{settings.home} lacks transfers to {name}: run ground_truth.py with the same options first")
-    bench = truth.FusionBench(setup, data, "merge")
-    if strangers := {one.task for one in truth.find_sources(setup, data).entries} - set(target.entries):
+    bench = FusionBench(setup, data, "merge")
+    if strangers := {one.task for one in find_sources(setup, data).entries} - set(target.entries):
         raise SystemExit(f"{settings.home} has adapters that are no sources here: {', '.join(sorted(strangers))}")
     alone = [row["score"] for row in truth.train_target(settings, name)["runs"] if not row["sources"]]
     choices, realised, sizes = {}, {}, {}
     for text in budgets:
         choice = plan_sources(setup, name, bench, rows=settings.target_rows, budget=Budget.parse(text),
                               remember=False)  # fmt: skip
-        choices[text] = described(choice, settings)
+        choices[text] = described(choice)
         best = tuple(choices[text]["best"])
         realised["+".join(best)] = scores(target, best, range(SEEDS))
         sizes[len(best)] = draws(name, sorted(target.entries), len(best))
@@ -59,7 +62,7 @@ def choose_for(settings: truth.Settings, name: str, budgets: Sequence[str]) -> d
     return {"target": name, "alone": alone, "choices": choices, "realised": realised, "random": random}
 
 
-def described(choice: Choice, settings: truth.Settings) -> dict[str, Any]:
+def described(choice: Choice) -> dict[str, Any]:
     """Returns what the planner chose, what it would have chosen had it not been against all, and what that cost."""
     assert choice.table is not None
     sets = {tuple(sorted(names)): gain for names, gain in choice.sets}
@@ -102,7 +105,7 @@ def scores(target: truth.Target, sources: tuple[str, ...], seeds: Sequence[int])
 def gains(one: dict[str, Any], budget: str) -> dict[str, float]:
     """Returns the relative gains over the target alone of one target's choice and of its yardsticks."""
     alone, choice = float(np.mean(one["alone"])), one["choices"][budget]
-    unit = max(abs(alone), 0.1)
+    unit = max(abs(alone), LEAST_BASELINE)
     random = one["random"][str(len(choice["best"]))]
     table = np.array(list(random.values()))
     crossed = [table[table[:, seed].argmax(), 1 - seed] for seed in (0, 1)] if table.shape[1] == 2 else [table.max()]
@@ -141,7 +144,7 @@ def summary(done: dict[str, dict[str, Any]], budgets: Sequence[str]) -> dict[str
 
 def main() -> None:
     parser = truth.options_of(__doc__)
-    parser.add_argument("--budgets", type=lambda text: text.split(","), default=["0", "6", "25%"])
+    parser.add_argument("--budgets", type=names, default=["0", "6", "25%"])
     options = parser.parse_args()
     settings = truth.settings_of(options)
     done: dict[str, dict[str, Any]] = {}
@@ -149,18 +152,14 @@ def main() -> None:
     path = options.out / "chosen_sets.json"
     with processes(options.jobs, os.cpu_count() or 1) as pool:
         waiting = {pool.submit(choose_for, settings, name, options.budgets): name for name in settings.targets}
-        for future in truth.as_completed(waiting):
-            if (error := future.exception()) is not None:  # the others go on
-                failed.append(f"{waiting[future]}: {error!r}")
-                continue
-            done[waiting[future]] = future.result()
+        for name, result in finished(waiting, failed):
+            done[name] = result
             write_json(path, {
                 "question": (__doc__ or "").splitlines()[0], "targets": done, "summary": summary(done, options.budgets),
                 "provenance": record(),
             })  # fmt: skip
-            print(waiting[future], gains(done[waiting[future]], options.budgets[0]), flush=True)
-    if failed:
-        raise SystemExit("not measured: " + "; ".join(failed))
+            print(name, gains(result, options.budgets[0]), flush=True)
+    end(failed)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import multiprocessing
 import os
 import re
 import threading
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,34 @@ def processes(jobs: int, threads: int, prepare: Callable[..., None] | None = Non
     return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (each, prepare, facts))
 
 
+def finished(waiting: Mapping[Future[Any], str], failed: list[str]) -> Iterator[tuple[str, Any]]:
+    """Yields name and value of what runs, as it ends; what fails stops no other, is printed and put into ``failed``."""
+    for future in as_completed(waiting):
+        if (error := future.exception()) is None:
+            yield waiting[future], future.result()
+        else:
+            failed.append(f"{waiting[future]}: {error!r}")
+            print(f"failed: {failed[-1]}", flush=True)
+
+
+def end(failed: list[str]) -> None:
+    """Ends the program with what failed, if anything did.
+
+    Raises:
+        SystemExit: something failed.
+    """
+    if failed:
+        raise SystemExit("not measured: " + "; ".join(failed))
+
+
+def without_states(data: Any) -> Any:
+    """Returns a task's data whose encoded rows are at hand and whose states are not, as when it is first used."""
+    splits = {name: dataclasses.replace(getattr(data, name), _states={}) for name in ("train", "validation")}
+    for name, split in splits.items():
+        split.__dict__["encoded"] = getattr(data, name).encoded
+    return dataclasses.replace(data, **splits)
+
+
 def _begin(threads: int, prepare: Callable[..., None] | None, facts: tuple[Any, ...]) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -74,7 +103,7 @@ def filled(document: str, marker: str, text: str) -> str:
     return document
 
 
-def row(*cells: object) -> str:
+def table_row(*cells: object) -> str:
     """Returns a row of a table."""
     return f"| {' | '.join(map(str, cells))} |"
 

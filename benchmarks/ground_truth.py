@@ -21,7 +21,7 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from common import processes
+from common import end, finished, names, processes
 
 from adaptmtl.adapters.methods import LoraWeights
 from adaptmtl.fusion.bench import FusionBench
@@ -329,16 +329,11 @@ def in_processes(
     pool: ProcessPoolExecutor, settings: Settings, measure: Callable[[Settings, str], dict[str, Any]],
     done: dict[str, dict[str, Any]], after: Callable[[], None],
 ) -> list[str]:  # fmt: skip
-    """Measures all targets, puts what is found into ``done``, and returns what failed, which stops no other."""
-    failed = []
+    """Measures all targets, puts what is found into ``done``, and returns what failed."""
+    failed: list[str] = []
     waiting = {pool.submit(measure, settings, target): target for target in settings.targets}
-    for future in as_completed(waiting):
-        target = waiting[future]
-        if (error := future.exception()) is not None:
-            failed.append(f"{target}: {error!r}")
-            print(f"target {failed[-1]}", flush=True)
-            continue
-        done.setdefault(target, {}).update(future.result())
+    for target, result in finished(waiting, failed):
+        done.setdefault(target, {}).update(result)
         after()
         print(f"target {target}: {in_short(done[target]['runs'])}", flush=True)
     return failed
@@ -350,8 +345,8 @@ def options_of(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mirror", type=Path, required=True)
     parser.add_argument("--home", type=Path, default=defaults.home)
-    parser.add_argument("--targets", type=_names, default=defaults.targets)
-    parser.add_argument("--sources", type=_names, default=defaults.sources)
+    parser.add_argument("--targets", type=names, default=defaults.targets)
+    parser.add_argument("--sources", type=names, default=defaults.sources)
     parser.add_argument("--set-sizes", type=_sizes, default=defaults.set_sizes, help="sizes of random sets, as 3,3,5")
     for name in ("seeds", "target_rows", "steps", "max_length", "eval_rows", "source_rows"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
@@ -370,7 +365,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     if options.smoke:
         chosen |= {"source_rows": 48, "target_rows": 48, "steps": 4, "max_length": 48, "eval_rows": 60, "seeds": 1}
         chosen |= {"sources": ("snli", "stsb", "conll2000"), "targets": ("rte", "qed"), "set_sizes": (2, 3)}
-    return Settings(**chosen)
+    return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()})
 
 
 def main() -> None:
@@ -391,16 +386,11 @@ def main() -> None:
         failed = in_processes(pool, settings, train_target, done, save)
         if not options.only_runs:
             failed += in_processes(pool, settings, score_target, done, save)
-    if failed:
-        raise SystemExit("not measured: " + "; ".join(failed))
+    end(failed)
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(int(size) for size in text.split(","))
+def _sizes(text: str) -> list[int]:
+    return [int(size) for size in names(text)]
 
 
 if __name__ == "__main__":

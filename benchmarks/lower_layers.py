@@ -15,12 +15,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tempfile
-from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import names, processes
+from common import end, finished, names, processes, without_states
 from common import parser as shared_parser
 
 TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq", "pubmed_qa", "vader_amazon", "commonsense_qa",
@@ -47,12 +46,7 @@ def one_run(options: argparse.Namespace, task: str, k: int, seed: int) -> dict[s
         recipe=Recipe(epochs=options.epochs, lower_layers=k), encoding=Encoding(options.max_length),
         catalogue=load_catalogue(options.task_file), eval_rows=options.eval_rows,
     )  # fmt: skip
-    loaded = setup.data(task, options.rows)  # of an earlier run in this process, and its states with it
-    _ = loaded.train.encoded, loaded.validation.encoded
-    splits = {name: dataclasses.replace(getattr(loaded, name), _states={}) for name in ("train", "validation")}
-    data = dataclasses.replace(loaded, **splits)
-    for name, split in splits.items():
-        split.__dict__["encoded"] = getattr(loaded, name).encoded
+    data = without_states(setup.data(task, options.rows))  # an earlier run in this process left its own
     with tempfile.TemporaryDirectory() as folder:
         workspace = dataclasses.replace(setup.workspace, home=Path(folder))
         with measured() as states:
@@ -132,21 +126,16 @@ def main() -> None:
         result["provenance"] = record()
         write_json(options.out, result)
 
-    failed = []
+    failed: list[str] = []
     with processes(options.jobs, options.threads) as pool:
         waiting = {
             pool.submit(one_run, options, *one): name for name, one in asked.items() if name not in result["runs"]
         }
-        for future in as_completed(waiting):
-            name = waiting[future]
-            if (error := future.exception()) is not None:  # the others go on
-                failed.append(f"{name}: {error!r}")
-                continue
-            result["runs"][name] = future.result()
+        for name, run in finished(waiting, failed):
+            result["runs"][name] = run
             save()
             print(name, {part: round(value, 3) for part, value in result["runs"][name].items()}, flush=True)
-    if failed:
-        raise SystemExit("not measured: " + "; ".join(failed))
+    end(failed)
     save()
     good = [one["k"] for one in result["curve"] if one["k"] == 0 or (one["low"] is not None and one["low"] > -MARGIN)]
     result["largest k within the margin"] = max(good)

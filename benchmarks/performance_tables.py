@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from common import RESULTS, filled, machine_of, row
+from common import RESULTS, filled, machine_of, table_row
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
 PEERS = ("as they come", "dropout off")
@@ -29,10 +29,10 @@ def speed(result: dict[str, Any]) -> list[str]:
         f"{settings['max_length']} tokens, MiniLM-L6, rank 8, on {machine_of(result)}. Seconds are medians over pairs, "
         "model loading included; ratios are medians of the faster peer's time over ours in the same pair.",
         "",
-        row("task", "pairs", "ours, same work", "ours, default", "peft", "adapters", *(
+        table_row("task", "pairs", "ours, same work", "ours, default", "peft", "adapters", *(
             f"{variant}: {peers}" for variant in ("same work", "default") for peers in PEERS
         )),
-        row(*["---"] * 10),
+        table_row(*["---"] * 10),
     ]  # fmt: skip
     for task, one in result["tasks"].items():
         if not one["pairs"]:
@@ -48,7 +48,7 @@ def speed(result: dict[str, Any]) -> list[str]:
             table[f"seconds of the faster peer, {peers}, over ours, {variant}"]["median"]
             for variant in ("same work", "default") for peers in PEERS
         ]  # fmt: skip
-        found.append(row(
+        found.append(table_row(
             f"`{task}`", len(one["pairs"]), f"{table['ours same work']['seconds']:.2f} s",
             f"{table['ours default']['seconds']:.2f} s", *(f"{seconds:.2f} s" for seconds in fastest.values()),
             *(f"{ratio:.2f}" for ratio in ratios),
@@ -67,12 +67,12 @@ def quality(result: dict[str, Any]) -> list[str]:
         f"{machine_of(result)}. Quality is the mean of the tasks' main metrics; time is the median over tasks of "
         f"{'wall' if unit == 'seconds' else 'processor'} seconds over ours.",
         "",
-        row("setting", "tasks", "quality", "ours − it [95% over tasks]", "time over ours"),
-        row(*["---"] * 5),
+        table_row("setting", "tasks", "quality", "ours − it [95% over tasks]", "time over ours"),
+        table_row(*["---"] * 5),
     ]
     for name, one in table["settings"].items():
         difference = one.get("ours - peer")
-        found.append(row(
+        found.append(table_row(
             name, one["tasks"], f"{one['quality']:.3f}",
             _bounds(difference["mean"], difference["low"], difference["high"]) if difference else "",
             f"{one[f'{unit} over ours']:.2f}",
@@ -93,22 +93,22 @@ def lower_layers(result: dict[str, Any]) -> list[str]:
         f"{settings['rows']} rows, {_epochs(settings['epochs'])}, {seeds} seeds, rows cut to {settings['max_length']} "
         f"tokens, at most {settings['eval_rows']:,} evaluation rows, MiniLM-L6 (6 layers), on {machine_of(result)}.",
         "",
-        row("k", "tasks", "quality", "k − 0 [95% over tasks]", "training time over k = 0", "states, once"),
-        row(*["---"] * 6),
+        table_row("k", "tasks", "quality", "k − 0 [95% over tasks]", "training time over k = 0", "states, once"),
+        table_row(*["---"] * 6),
     ]
     for one in result["curve"]:
-        found.append(row(
+        found.append(table_row(
             one["k"], one["tasks"], f"{one['quality']:.3f}",
             _bounds(one["difference"], one["low"], one["high"]) if one["k"] else "", f"{one['time_over_k0']:.2f}",
             f"{one['states_once_over_k0']:.2f}" if one["k"] else "",
         ))  # fmt: skip
     depths = [one["k"] for one in result["curve"]]
-    found += ["", row("task", *(f"k = {k}" for k in depths)), row(*["---"] * (1 + len(depths)))]
+    found += ["", table_row("task", *(f"k = {k}" for k in depths)), table_row(*["---"] * (1 + len(depths)))]
     for task in sorted({name.split("/")[0] for name in runs}):
         cells = [
             [one["quality"] for name, one in runs.items() if name.rsplit("/", 1)[0] == f"{task}/{k}"] for k in depths
         ]
-        found.append(row(f"`{task}`", *(f"{mean(cell):.3f}" if cell else "" for cell in cells)))
+        found.append(table_row(f"`{task}`", *(f"{mean(cell):.3f}" if cell else "" for cell in cells)))
     return found
 
 
@@ -122,10 +122,10 @@ def target_study(result: dict[str, Any]) -> list[str]:
         f"{measured['sources']} readings and {measured['trainings']} trainings were run"
         f"{', the rest is extrapolated' if table['extrapolated'] else ''}.",
         "",
-        row("", "ours", "peft + Trainer", "ratio"),
-        row(*["---"] * 4),
+        table_row("", "ours", "peft + Trainer", "ratio"),
+        table_row(*["---"] * 4),
         *(
-            row(title, f"{table[unit]['ours']:.0f} s", f"{table[unit]['peft + Trainer']:.0f} s",
+            table_row(title, f"{table[unit]['ours']:.0f} s", f"{table[unit]['peft + Trainer']:.0f} s",
                 f"{table[unit]['ratio']:.2f}")
             for title, unit in (("wall", "seconds"), ("processor", "cpu_seconds"))
         ),
@@ -142,12 +142,12 @@ def engine_limit(result: dict[str, Any]) -> list[str]:
         f"Steps of {result['batch']} rows, {result['threads']} threads, MiniLM-L6, on {machine_of(result)}. The limit "
         "is the rate of a large matrix product, measured before and after each step.",
         "",
-        row("tokens per row", "k", "seconds", "µs per token", "GFLOP/s", "limit", "share",
+        table_row("tokens per row", "k", "seconds", "µs per token", "GFLOP/s", "limit", "share",
             "outside forward and backward", "outside torch's operators"),
-        row(*["---"] * 9),
+        table_row(*["---"] * 9),
     ]  # fmt: skip
     for one in result["steps"]:
-        found.append(row(
+        found.append(table_row(
             one["length"], one["lower_layers"], f"{one['seconds']:.3f}", f"{one['microseconds_per_token']:.0f}",
             f"{one['flops_per_second'] / 1e9:.0f}", f"{max(one['peak_flops_per_second']) / 1e9:.0f}",
             f"{one['share_of_peak']:.0%}", f"{one['outside_forward_and_backward']:.1%}",

@@ -24,12 +24,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import names, processes
+from common import end, finished, names, processes, without_states
 from common import parser as shared_parser
 
 SPEED_TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq")
@@ -146,12 +146,7 @@ def _train_ours(setup: Any, data: Any, job: Job) -> dict[str, Any]:
     from adaptmtl.training.adapter import train_adapter
     from adaptmtl.training.score import score
 
-    fresh = dataclasses.replace(
-        data,
-        train=dataclasses.replace(data.train, _states={}),
-        validation=dataclasses.replace(data.validation, _states={}),
-    )
-    _ = fresh.train.encoded, fresh.validation.encoded
+    fresh = without_states(data)
     with tempfile.TemporaryDirectory() as folder:  # an empty cache
         workspace = dataclasses.replace(setup.workspace, home=Path(folder))
         started, before = time.perf_counter(), time.process_time()
@@ -250,7 +245,8 @@ def measure_quality(options: argparse.Namespace, sides: Sides, result: dict[str,
                 jobs[f"{task}/{seed}/{name}"] = Job(
                     peer, variant, task, **base, epochs=epochs, seed=seed, learning_rate=of_rate * rate
                 )
-    local, made, failed = threading.local(), [], []
+    local, made = threading.local(), []
+    failed: list[str] = []
 
     def run(job: Job) -> dict[str, Any]:
         if not hasattr(local, "sides"):  # each thread has processes of its own
@@ -266,12 +262,7 @@ def measure_quality(options: argparse.Namespace, sides: Sides, result: dict[str,
     try:
         with ThreadPoolExecutor(options.jobs) as pool:
             waiting = {pool.submit(run, job): name for name, job in jobs.items() if name not in found["runs"]}
-            for future in as_completed(waiting):
-                name = waiting[future]
-                if (error := future.exception()) is not None:  # the others go on
-                    failed.append(f"{name}: {error!r}")
-                    continue
-                ran = future.result()
+            for name, ran in finished(waiting, failed):
                 found["runs"][name] = {part: ran[part] for part in ("quality", "seconds", "cpu_seconds", "steps")}
                 tabulate()
                 print(name, found["runs"][name], flush=True)
@@ -280,8 +271,7 @@ def measure_quality(options: argparse.Namespace, sides: Sides, result: dict[str,
             one.close()
     tabulate()
     print(found["table"], flush=True)
-    if failed:
-        raise SystemExit("not measured: " + "; ".join(failed))
+    end(failed)
 
 
 def quality_table(runs: dict[str, dict[str, Any]], unit: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from ship_past import measured_past
 
 from adaptmtl.errors import DataError
 from adaptmtl.provenance import record
-from adaptmtl.selection.gains import GainModel, Past
+from adaptmtl.selection.gains import GainModel, Past, profile_of
 from adaptmtl.storage import write_json
 from adaptmtl.tasks.catalogue import load_catalogue
 from adaptmtl.tasks.overlap import tasks_related_to
@@ -125,7 +125,7 @@ def planned(past: Sequence[Past], scores: Mapping[str, Mapping[str, Predicted]])
     related = related_targets({one.target for one in past})
     for target in sorted({one.target for one in past}):
         own = [one for one in past if one.target == target]
-        profile = {one.seen.sources[0]: one.seen.probe for one in own if len(one.seen.sources) == 1}
+        profile = profile_of(one.seen for one in own)
         others = tuple(one for one in past if one.target not in related.get(target, {target}))
         model = GainModel(others, own[0].backbone, target, profile)
         gains = model.predict([one.seen for one in own], own[0].reading)

@@ -16,7 +16,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, filled
+from common import RESULTS, filled, table_row
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT, PLOT = ROOT / "docs" / "transfer.md", ROOT / "docs" / "transfer_frontier.svg"
@@ -33,13 +33,13 @@ def quality_table(result: Mapping[str, Any]) -> str:
     columns = [name for name in TITLES if any(row["figures"].get(name) is not None for row in rows)]
     timed = any(row["seconds"] for row in rows)
     head = ["estimator", "targets", *(TITLES[name] for name in columns), *(["s per target", "cost"] if timed else [])]
-    lines = [_line(head), _line(["---"] * len(head))]
+    lines = [table_row(*head), table_row(*["---"] * len(head))]
     for row in rows:
         cells = [row["name"].replace("_", " "), _targets(row)]
         cells += [_number(row["figures"].get(name)) for name in columns]
         if timed:
             cells += ["" if row["seconds"] is None else f"{row['seconds']:.1f}", _share(row["cost_share"])]
-        lines.append(_line(cells))
+        lines.append(table_row(*cells))
     return "\n".join(lines)
 
 
@@ -79,14 +79,17 @@ def sets_section(result: Mapping[str, Any]) -> str:
 
 def signatures_section(result: Mapping[str, Any]) -> str:
     """Returns the table of ranking by signatures."""
-    lines = [_line(["step", "adapters", "seconds", "without imports", "CPU seconds", "peak MiB"]), _line(["---"] * 6)]
+    lines = [
+        table_row(*["step", "adapters", "seconds", "without imports", "CPU seconds", "peak MiB"]),
+        table_row(*["---"] * 6),
+    ]
     for name, title in (
         ("first_packing", "first packing"), ("packed", "packed"), ("after_adding", "100 adapters more"),
     ):  # fmt: skip
         one = result[name]
         figures = [f"{one[key]:.1f}" for key in ("seconds", "without_imports", "cpu_seconds")]
         figures.append(f"{one['peak_mib']:.0f}")
-        lines.append(_line([title, f"{one['adapters']:,}", *figures]))
+        lines.append(table_row(*[title, f"{one['adapters']:,}", *figures]))
     machine, load = result["provenance"]["machine"], result["provenance"]["load_average"]
     where = f"{machine['cores']} cores ({machine['processor']}) under a load of {load:.1f}"
     return "\n".join(lines) + f"\n\nEach step in a process of its own, on {where}."
@@ -156,10 +159,6 @@ def written(document: str, results: Mapping[str, Any]) -> str:
     return document
 
 
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 def _targets(row: Mapping[str, Any]) -> str:
     """How many targets the row's means are over; in brackets the share of all pairs scored, where that is not all."""
     return f"{row['targets']}" if row["scored"] > 0.9995 else f"{row['targets']} ({row['scored']:.1%})"
@@ -175,9 +174,9 @@ def _share(value: float | None) -> str:
 
 def _differences(found: Mapping[str, Mapping[str, Any]]) -> str:
     figures = [name for name in TITLES if any(name in row for row in found.values())]
-    lines = [_line(["minus", *(TITLES[name] for name in figures)]), _line(["---"] * (len(figures) + 1))]
+    lines = [table_row(*["minus", *(TITLES[name] for name in figures)]), table_row(*["---"] * (len(figures) + 1))]
     for name, row in found.items():
-        lines.append(_line([name.replace("_", " "), *(_bounds(row.get(figure)) for figure in figures)]))
+        lines.append(table_row(*[name.replace("_", " "), *(_bounds(row.get(figure)) for figure in figures)]))
     return "\n".join(lines)
 
 

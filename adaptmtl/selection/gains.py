@@ -244,12 +244,9 @@ class GainModel:
     def _profiles(self) -> dict[str, dict[str, float]]:
         """Target -> single source -> what the probe said of it, on this backbone."""
         return {
-            name: {
-                one.seen.sources[0]: one.seen.probe for one in rows
-                if len(one.seen.sources) == 1 and one.backbone == self.backbone
-            }
+            name: profile_of(one.seen for one in rows if one.backbone == self.backbone)
             for name, rows in self._by_target.items()
-        }  # fmt: skip
+        }
 
     @cached_property
     def _above(self) -> dict[str, list[tuple[str, float]]]:
@@ -276,6 +273,11 @@ def _matrix(candidates: Sequence[Seen], popularity: Mapping[str, float]) -> np.n
         for one in candidates
     ]  # fmt: skip
     return np.array(rows, np.float64).reshape(len(candidates), len(FEATURES))
+
+
+def profile_of(candidates: Iterable[Seen]) -> dict[str, float]:
+    """Returns single source -> what the probe said of it."""
+    return {one.sources[0]: one.probe for one in candidates if len(one.sources) == 1}
 
 
 def _likeness(one: Mapping[str, float], other: Mapping[str, float]) -> float:

@@ -15,6 +15,7 @@ from adaptmtl.selection.gains import (
     Seen,
     in_usual_sizes,
     past_of,
+    profile_of,
     shipped_past,
     standardised,
     together,
@@ -182,7 +183,7 @@ class Reader:
         self.explained = {one.entry.key: self._explained(one) for one in self.singles.sources}
         self.reading: Reading = reading_of(data.spec.kind)
         self.seen = {one.entry.key: self._seen(one) for one in self.singles.sources}
-        profile = {one.sources[0]: one.probe for one in self.seen.values()}
+        profile = profile_of(self.seen.values())
         self.model = GainModel(_past(setup, data.spec), setup.backbone.hash, data.spec.name, profile)
         self.gains = dict(zip(self.seen, self.predict(list(self.seen.values())), strict=True))
         self.order = sorted(self.gains, key=lambda key: (-self.gains[key].mean, self.entries[key].task, key))
