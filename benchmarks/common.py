@@ -7,8 +7,9 @@ import dataclasses
 import multiprocessing
 import os
 import re
+import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,59 @@ def without_states(data: Any) -> Any:
     for name, split in splits.items():
         split.__dict__["encoded"] = getattr(data, name).encoded
     return dataclasses.replace(data, **splits)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the mean with Student's 95% interval; without width for a single value."""
+    import numpy as np
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return (float(values[0]),) * 3
+    half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+    return float(np.mean(values)), float(np.mean(values) - half), float(np.mean(values) + half)
+
+
+def train_once(options: argparse.Namespace, recipe: Any, task: str, seed: int) -> dict[str, float]:
+    """Trains and scores one adapter; the states of its rows are made in an empty cache and timed apart.
+
+    Args:
+        options: backbone, home, mirror, task_file, max_length, rows, eval_rows.
+        recipe: how.
+        task: what on.
+        seed: of everything.
+
+    Returns:
+        quality, cpu_seconds of the training and states_cpu_seconds.
+    """
+    from adaptmtl.backbone.precision import default_dtype
+    from adaptmtl.provenance import measured
+    from adaptmtl.tasks.catalogue import load_catalogue
+    from adaptmtl.training.adapter import train_adapter
+    from adaptmtl.training.loop import accelerator
+    from adaptmtl.training.recipe import Encoding
+    from adaptmtl.training.score import score
+    from adaptmtl.training.setup import make_setup
+    from adaptmtl.workspace import Workspace
+
+    base = Workspace()
+    setup = make_setup(
+        options.backbone, workspace=Workspace(home=options.home or base.home, mirror=options.mirror or base.mirror),
+        recipe=recipe, encoding=Encoding(options.max_length), catalogue=load_catalogue(options.task_file),
+        eval_rows=options.eval_rows,
+    )  # fmt: skip
+    data = without_states(setup.data(task, options.rows))  # an earlier run in this process left its own
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = dataclasses.replace(setup.workspace, home=Path(folder))
+        with measured() as states:
+            data.train.states(workspace, recipe.layers_below(setup.backbone), default_dtype(), accelerator().device)
+        with measured() as training:
+            trained = train_adapter(workspace, setup.backbone, data, setup.recipe, seed)
+        scored = score(data, data.validation, trained.outputs(workspace, data.validation))
+    return {
+        "quality": float(scored.values[data.spec.main_metric]), "cpu_seconds": training.cpu_seconds,
+        "states_cpu_seconds": states.cpu_seconds,
+    }  # fmt: skip
 
 
 def _begin(threads: int, prepare: Callable[..., None] | None, facts: tuple[Any, ...]) -> None:

@@ -13,13 +13,10 @@ Killed and started again with the same options, it goes on with what is missing.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import end, finished, names, processes, without_states
+from common import end, finished, mean_interval, names, processes, train_once
 from common import parser as shared_parser
 
 TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq", "pubmed_qa", "vader_amazon", "commonsense_qa",
@@ -29,41 +26,14 @@ MARGIN = 0.01
 
 
 def one_run(options: argparse.Namespace, task: str, k: int, seed: int) -> dict[str, float]:
-    """Trains and scores one adapter; the states of its rows are made in an empty cache and timed apart."""
-    from adaptmtl.backbone.precision import default_dtype
-    from adaptmtl.provenance import measured
-    from adaptmtl.tasks.catalogue import load_catalogue
-    from adaptmtl.training.adapter import train_adapter
-    from adaptmtl.training.loop import accelerator
-    from adaptmtl.training.recipe import Encoding, Recipe
-    from adaptmtl.training.score import score
-    from adaptmtl.training.setup import make_setup
-    from adaptmtl.workspace import Workspace
+    """Trains and scores one adapter above k lower layers."""
+    from adaptmtl.training.recipe import Recipe
 
-    base = Workspace()
-    setup = make_setup(
-        options.backbone, workspace=Workspace(home=options.home or base.home, mirror=options.mirror or base.mirror),
-        recipe=Recipe(epochs=options.epochs, lower_layers=k), encoding=Encoding(options.max_length),
-        catalogue=load_catalogue(options.task_file), eval_rows=options.eval_rows,
-    )  # fmt: skip
-    data = without_states(setup.data(task, options.rows))  # an earlier run in this process left its own
-    with tempfile.TemporaryDirectory() as folder:
-        workspace = dataclasses.replace(setup.workspace, home=Path(folder))
-        with measured() as states:
-            data.train.states(workspace, k, default_dtype(), accelerator().device)
-        with measured() as training:
-            trained = train_adapter(workspace, setup.backbone, data, setup.recipe, seed)
-        scored = score(data, data.validation, trained.outputs(workspace, data.validation))
-    return {
-        "quality": float(scored.values[data.spec.main_metric]), "cpu_seconds": training.cpu_seconds,
-        "states_cpu_seconds": states.cpu_seconds,
-    }  # fmt: skip
+    return train_once(options, Recipe(epochs=options.epochs, lower_layers=k), task, seed)
 
 
 def curve(runs: dict[str, dict[str, float]], depth: int) -> list[dict[str, Any]]:
     """Returns, per k, mean quality and its difference to k = 0 over tasks with Student's 95% interval, and times."""
-    from scipy.stats import t
-
     found = []
     for k in range(depth):
         own: dict[str, list[dict[str, float]]] = {}
@@ -79,13 +49,11 @@ def curve(runs: dict[str, dict[str, float]], depth: int) -> list[dict[str, Any]]
         if not own:
             continue
         means = [float(np.mean([one["difference"] for one in each])) for each in own.values()]
-        half = t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / len(means) ** 0.5 if len(means) > 1 else None
+        difference, low, high = mean_interval(means)
         every = [one for each in own.values() for one in each]
         found.append({
             "k": k, "tasks": len(own), "quality": float(np.mean([one["quality"] for one in every])),
-            "difference": float(np.mean(means)),
-            "low": None if half is None else float(np.mean(means) - half),
-            "high": None if half is None else float(np.mean(means) + half),
+            "difference": difference, "low": low if len(means) > 1 else None, "high": high if len(means) > 1 else None,
             "time_over_k0": float(np.median([one["time"] for one in every])),
             "states_once_over_k0": float(np.median([one["states"] for one in every])),
         })  # fmt: skip

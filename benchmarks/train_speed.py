@@ -23,13 +23,12 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import end, finished, names, processes, without_states
+from common import end, finished, mean_interval, names, processes, without_states
 from common import parser as shared_parser
 
 SPEED_TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq")
@@ -303,24 +302,13 @@ def quality_table(runs: dict[str, dict[str, Any]], unit: str) -> dict[str, Any]:
         }  # fmt: skip
         if setting != "ours":
             differences = {task: mean("ours", task, "quality") - mean(setting, task, "quality") for task in tasks}
-            average, low, high = _mean_interval(list(differences.values()))
+            average, low, high = mean_interval(list(differences.values()))
             row["ours - peer"] = {"mean": average, "low": low, "high": high, "per task": differences}
         rows[setting] = row
     equal = {name: row for name, row in rows.items() if name != "ours" and row["ours - peer"]["mean"] <= EQUAL}
     cheapest = min(equal, key=lambda name: equal[name][f"{unit} over ours"], default=None)
     best = max((name for name in rows if name != "ours"), key=lambda name: rows[name]["quality"], default=None)
     return {"settings": rows, "the peer's cheapest setting that is as good as ours": cheapest, "its best": best}
-
-
-def _mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Returns the mean with Student's 95% interval; without width for a single value."""
-    import numpy as np
-    from scipy.stats import t
-
-    if len(values) < 2:
-        return (float(values[0]),) * 3
-    half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return float(np.mean(values)), float(np.mean(values) - half), float(np.mean(values) + half)
 
 
 def main() -> None:

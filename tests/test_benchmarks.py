@@ -72,7 +72,7 @@ def test_train_speed(benchmark, tasks: Path):
     assert table["the peer's cheapest setting that is as good as ours"] == "b" and table["its best"] == "c"
     assert table["settings"]["b"]["cpu_seconds over ours"] == 4
     assert table["settings"]["a"]["ours - peer"]["mean"] == pytest.approx(0.1)
-    assert module._mean_interval([0.0, 1.0, 2.0]) == pytest.approx((1.0, 1.0 - 2.484, 1.0 + 2.484), abs=1e-3)
+    assert importlib.import_module("common").mean_interval([0.0, 1.0, 2.0]) == pytest.approx((1.0, 1.0 - 2.484, 1.0 + 2.484), abs=1e-3)
 
 
 def test_engine_limit(benchmark):
@@ -95,6 +95,17 @@ def test_lower_layers(benchmark, tasks: Path):
     second = module.curve(runs, 2)[1]
     assert second["difference"] == pytest.approx(-0.2) and second["time_over_k0"] == 0.5
     assert second["low"] < -0.2 < second["high"]
+
+
+def test_training_length(benchmark, tasks: Path):
+    module, result = benchmark("training_length", "--task-file", str(tasks), "--tasks", "opinion,colour")
+    assert [one["steps"] for one in result["curve"]] == [1, 2] and result["curve"][0]["gain"] is None
+    assert set(result["curve"][1]["tasks"]) == {"opinion", "colour"} and result["curve"][1]["quality"] > 0
+    runs = {f"{task}/{steps}/{seed}": {"quality": 0.5 + gain * (steps > 8) + 0.1 * seed, "cpu_seconds": float(steps)}
+            for task, gain in (("one", 0.1), ("two", 0.3)) for steps in (8, 16) for seed in (0, 1)}  # fmt: skip
+    second = module.curve({**runs, "unfinished/8/0": runs["one/8/0"]}, [8, 16])[1]
+    assert second["gain"]["mean"] == pytest.approx(0.2) and second["gain"]["low"] < 0.2 < second["gain"]["high"]
+    assert second["time_over_first"] == 2 and set(second["tasks"]) == {"one", "two"}
 
 
 def test_target_study(benchmark, tasks: Path):
