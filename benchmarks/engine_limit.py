@@ -225,6 +225,43 @@ def rows_and_sources(setup: Any, options: argparse.Namespace) -> dict[str, Any]:
     return {"rows": by_rows, "sources": by_sources}
 
 
+def shared_forward(setup: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures trainings of several adapters on one forward pass against the same trainings one after another."""
+    import torch
+
+    from adaptmtl.training.adapter import train_adapter
+    from adaptmtl.training.data import TaskData
+    from adaptmtl.training.group import Member, train_group
+
+    length, steps = options.lengths[0], options.shared_steps
+    split = synthetic(setup, options.batch * steps, length)
+    data = TaskData(split.spec, split, split, "random tokens")
+    recipe = dataclasses.replace(setup.recipe, steps=steps)
+
+    def together(members: list[Member]) -> None:
+        for _ in train_group(setup.workspace, setup.backbone, data, recipe, members):
+            pass
+
+    def apart(members: list[Member]) -> None:
+        for one in members:
+            train_adapter(setup.workspace, setup.backbone, data, recipe, one.seed)
+
+    def seconds(work: Callable[[list[Member]], None], members: list[Member]) -> float:
+        started = time.perf_counter()
+        work(members)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    found = []
+    for count in options.members:
+        members = [Member(seed) for seed in range(count)]
+        together(members)
+        ratios = [seconds(apart, members) / seconds(together, members) for _ in range(options.shared_pairs)]
+        found.append({"members": count, "one_by_one_over_together": median(ratios), "pairs": ratios})
+    return found
+
+
 def memory(setup: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Trains on many rows whose states lie on disk and returns this process's peak memory.
 
@@ -270,9 +307,11 @@ def main() -> None:
     parser.add_argument("--only-memory", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.lengths, options.rows, options.sources = [32, 64, 128, 256], [1000, 4000, 16000], [1, 4, 16]
+    options.members, options.shared_steps, options.shared_pairs = [2, 4, 8], 6, 5
     if options.smoke:
         options.lengths, options.rows, options.sources, options.batch, options.budget = [16], [64], [1, 2], 8, 0.01
         options.memory_rows, options.memory_steps = 200, 2
+        options.members, options.shared_steps, options.shared_pairs = [2], 2, 1
     if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
@@ -301,11 +340,12 @@ def main() -> None:
             print(json.dumps(result["steps"][-1]), flush=True)
             write_json(options.out, result)
         result["growth"] = rows_and_sources(setup, options)
+        result["shared_forward"] = shared_forward(setup, options)
     alone = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only-memory"], capture_output=True, text=True)
     result["memory"] = json.loads(alone.stdout) if alone.returncode == 0 else {"failed": alone.stderr[-500:]}
     result["provenance"] = record()
     write_json(options.out, result)
-    print(json.dumps({name: result[name] for name in ("growth", "memory")}), flush=True)
+    print(json.dumps({name: result[name] for name in ("growth", "shared_forward", "memory")}), flush=True)
     if alone.returncode:
         sys.exit(f"the memory part failed: {alone.stderr[-500:]}")
 

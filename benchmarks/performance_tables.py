@@ -112,6 +112,33 @@ def lower_layers(result: dict[str, Any]) -> list[str]:
     return found
 
 
+def training_length(result: dict[str, Any]) -> list[str]:
+    """Quality and cost by the number of steps on few rows."""
+    settings, curve = result["settings"], result["curve"]
+    seeds = len({name.split("/")[2] for name in result["runs"]})
+    found = [
+        f"{settings['rows']} rows, {seeds} seeds, rows cut to {settings['max_length']} tokens, at most "
+        f"{settings['eval_rows']:,} evaluation rows, MiniLM-L6, on {machine_of(result)}.",
+        "",
+        table_row("steps", "tasks", "quality", "gain on the row above [95% over tasks]", "time over the first row"),
+        table_row(*["---"] * 5),
+    ]
+    for one in curve:
+        gain = one["gain"]
+        found.append(table_row(
+            one["steps"], len(one["tasks"]), f"{one['quality']:.3f}",
+            _bounds(gain["mean"], gain["low"], gain["high"]) if gain else "", f"{one['time_over_first']:.2f}",
+        ))  # fmt: skip
+    found += [
+        "",
+        table_row("task", *(f"{one['steps']} steps" for one in curve)),
+        table_row(*["---"] * (1 + len(curve))),
+    ]
+    for task in curve[0]["tasks"]:
+        found.append(table_row(f"`{task}`", *(f"{one['tasks'][task]:.3f}" for one in curve)))
+    return found
+
+
 def target_study(result: dict[str, Any]) -> list[str]:
     """A whole study of one target."""
     settings, table = result["settings"], result["summary"]
@@ -164,6 +191,13 @@ def engine_limit(result: dict[str, Any]) -> list[str]:
         f"{memory['tokens_per_row']} tokens, whose states take {memory['states_gib']:.1f} GiB on disk: "
         f"{memory['peak_rss_gib']:.2f} GiB.",
     ]  # fmt: skip
+    if shared := result.get("shared_forward"):
+        ratios = ", ".join(f"{one['members']}: {one['one_by_one_over_together']:.2f}" for one in shared)
+        found += [
+            "",
+            f"Adapters trained one after another, over the same on one forward pass ({result['steps'][0]['length']} tokens "
+            f"per row, medians of {len(shared[0]['pairs'])} pairs), by number of adapters: {ratios}.",
+        ]
     return found
 
 
@@ -171,7 +205,7 @@ def engine_limit(result: dict[str, Any]) -> list[str]:
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "speed": ("train_speed.json", speed), "quality": ("train_quality.json", quality),
     "lower-layers": ("lower_layers.json", lower_layers), "target-study": ("target_study.json", target_study),
-    "engine-limit": ("engine_limit.json", engine_limit),
+    "engine-limit": ("engine_limit.json", engine_limit), "training-length": ("training_length.json", training_length),
 }  # fmt: skip
 
 

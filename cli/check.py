@@ -58,7 +58,7 @@ def check(
     It trains every arm itself and reads no adapter that fuse made. With --sources auto it chooses anew, within its own
     --budget: the same --rows, --budget, --method and training options as those of fuse give the same choice.
     """
-    target = general.target(target)
+    general, target = general.target(target)
     allowed = budget_of(budget)
     setup = admission.admit(training.setup(general))
     from adaptmtl.evaluation.check import check as compare

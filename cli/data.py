@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import typer
 
@@ -56,23 +56,25 @@ class OwnData(Data):
         task = self._task
         return catalogue if task is None else Catalogue({**catalogue.tasks, task.name: task}, catalogue.suites)
 
-    def target(self, named: str | None) -> str:
-        """Returns the target's name: the one given, else that of the task of ``--data``.
+    def target(self, named: str | None) -> tuple[Self, str]:
+        """Returns the target's name, the one given, else that of the task of ``--data``, and the options that know it.
+
+        A file in place of a name is the same as ``--data``.
 
         Raises:
-            AdaptMTLError: there is neither, or both and they differ, or the name is a file's.
+            AdaptMTLError: there is neither, or both and they differ.
             UnknownNameError: there is no such task.
         """
+        if self.data is None and named is not None and Path(named).suffix and Path(named).is_file():
+            return replace(self, data=Path(named)).target(None)
         task = self._task
         if task is not None and named is not None and named != task.name:
             raise AdaptMTLError(
                 f"{named!r} is not the task of --data, {task.name!r}: leave it out, or give --task-name {named}"
             )
-        if task is None and named is not None and Path(named).is_file():
-            raise AdaptMTLError(f"{named!r} is a file, not the name of a task: give it with --data {named}")
         if task is None and named is None:
             raise AdaptMTLError("no task given: name one (--target NAME), or give your own rows with --data FILE")
-        return self.catalogue().task(named if task is None else task.name).name  # type: ignore[arg-type]
+        return self, self.catalogue().task(named if task is None else task.name).name  # type: ignore[arg-type]
 
     def own_task(self) -> str | None:
         """Returns the name of the task of ``--data``, or None without it."""

@@ -47,7 +47,7 @@ def fuse(
     seed: Seed = 0,
 ) -> None:
     """Make one adapter for a target out of related sources; of the target alone when none is expected to help."""
-    target = general.target(target)
+    general, target = general.target(target)
     allowed = budget_of(budget)
     setup = admission.admit(training.setup(general))
     from adaptmtl.fusion.fuse import fuse as make

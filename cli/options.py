@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from adaptmtl.training.setup import Setup
 
 Target = Annotated[
-    str | None, typer.Option("--target", help="Task to do well on; see: adaptmtl tasks list.", metavar="TASK")
+    str | None,
+    typer.Option(
+        "--target", help="Task to do well on (see: adaptmtl tasks list), or a file of your rows.", metavar="TASK"
+    ),
 ]
 Sources = Annotated[
     str, typer.Option("--sources", help="Comma-separated source tasks; auto: choose by estimate.", metavar="A,B|auto")
@@ -139,7 +142,12 @@ class Training:
     max_length: Annotated[
         int, _training("--max-length", "Longest input in tokens; the rest is cut.", min=8, metavar="N")
     ] = 128
-    epochs: Annotated[float, _training("--epochs", "Passes over the training rows.", metavar="X")] = 3.0
+    epochs: Annotated[
+        float | None,
+        _training(
+            "--epochs", "Passes over the training rows; without it 3, or more if that is below 48 steps.", metavar="X"
+        ),
+    ] = None
     steps: Annotated[int | None, _training("--steps", "Optimiser steps, in place of --epochs.", min=1, metavar="N")] = (
         None
     )

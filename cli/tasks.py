@@ -193,7 +193,7 @@ def check_task(
     ] = "",
 ) -> None:
     """Load a task's rows and show counts, balance, lengths, duplicates, shared texts and an example."""
-    wanted = general.target(name)
+    general, wanted = general.target(name)
     catalogue, workspace = general.catalogue(), general.workspace()
     spec, others = catalogue.task(wanted), [one for one in _tasks_of(against, catalogue) if one != wanted]
     from adaptmtl.backbone.load import resolve

@@ -29,7 +29,7 @@ def transfer(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the probe's folds.", min=0, metavar="N")] = 0,
 ) -> None:
     """Estimate how much each adapter of the zoo will help a target, best first; trains nothing."""
-    target = general.target(target)
+    general, target = general.target(target)
     setup = admission.admit(training.setup(general))
     from adaptmtl.selection.reading import rank_sources
 

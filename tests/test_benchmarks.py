@@ -72,13 +72,17 @@ def test_train_speed(benchmark, tasks: Path):
     assert table["the peer's cheapest setting that is as good as ours"] == "b" and table["its best"] == "c"
     assert table["settings"]["b"]["cpu_seconds over ours"] == 4
     assert table["settings"]["a"]["ours - peer"]["mean"] == pytest.approx(0.1)
-    assert importlib.import_module("common").mean_interval([0.0, 1.0, 2.0]) == pytest.approx((1.0, 1.0 - 2.484, 1.0 + 2.484), abs=1e-3)
+    assert importlib.import_module("common").mean_interval([0.0, 1.0, 2.0]) == pytest.approx(
+        (1.0, 1.0 - 2.484, 1.0 + 2.484), abs=1e-3
+    )
 
 
 def test_engine_limit(benchmark):
     module, result = benchmark("engine_limit")
     assert all(0 < one["share_of_peak"] < 1.5 and one["seconds"] > 0 for one in result["steps"])
     assert result["memory"]["rows"] == 200 and 0.1 < result["memory"]["peak_rss_gib"] < 2
+    assert [one["members"] for one in result["shared_forward"]] == [2]
+    assert result["shared_forward"][0]["one_by_one_over_together"] > 0
     config = {"hidden_size": 4, "intermediate_size": 8}
     frozen, low_rank = 4 * 16 + 2 * 32, module.RANK * (2 * 8 + 2 * 12)  # weights; query, value, feed-forward
     one_layer = 2 * 2 * frozen + 2 * 2 * low_rank  # a product is two operations: out and back, A and B

@@ -25,6 +25,7 @@ from adaptmtl.training.data import TaskData
 from adaptmtl.training.loop import Log
 from adaptmtl.training.multitask import Mixing, train_shared
 from adaptmtl.training.setup import Setup
+from adaptmtl.training.sizes import sizes_of
 from adaptmtl.zoo.index import Entry
 
 
@@ -230,21 +231,21 @@ def choosing_cost(plan: Plan) -> Upstream:
 
 
 def _shared_encoder(plan: Plan, entries: tuple[Entry, ...]) -> tuple[dict[str, Tensor], Upstream]:
-    """Trains all weights on the sources' rows, once for all seeds (seed 0), as many epochs as their adapters took."""
+    """Trains all weights on the sources' rows, once for all seeds, in as many steps as their adapters together."""
     setup = plan.source_setup
     ordered = sorted(entries, key=lambda one: one.task)  # the key knows no order, so the training must not either
     tasks = {one.task: setup.data(one.task, one.train_rows) for one in ordered}
-    key = setup.key("multitask", tasks={name: data.train_identity for name, data in tasks.items()})
+    steps = sum(setup.recipe.steps_for(sizes_of(data.train).units) for data in tasks.values())
+    key = setup.with_steps(steps).key("multitask", tasks={name: data.train_identity for name, data in tasks.items()})
     folder = setup.workspace.folder("shared", key)
     held = read_json(folder / "cost.json")
     encoder = read_tensors(folder / "encoder.safetensors", held)
     if held is None or encoder is None:
         with measured() as cost:
-            recipe = setup.recipe
-            if recipe.steps is not None:  # the same rows seen as by the adapters together
-                recipe = replace(recipe, steps=recipe.steps * len(tasks))
-            shared = train_shared(setup.workspace, setup.backbone, tasks, recipe, 0, full=True, mixing=Mixing(),
-                                  description=f"multi-task on {len(tasks)} tasks")  # fmt: skip
+            shared = train_shared(
+                setup.workspace, setup.backbone, tasks, replace(setup.recipe, steps=steps), 0, full=True,
+                mixing=Mixing(), description=f"multi-task on {len(tasks)} tasks",
+            )  # fmt: skip
         held = {
             "seconds": cost.seconds, "rows": shared.log.rows, "tokens": shared.log.tokens, "steps": shared.log.steps,
             "flops": shared.log.tokens * flops_per_token(setup, full=True),

@@ -10,6 +10,11 @@ from adaptmtl.adapters.methods import LoraMethod
 from adaptmtl.backbone.load import Backbone
 from adaptmtl.errors import AdaptMTLError
 
+#: Optimiser steps of a training on few rows, where the recipe says neither steps nor epochs.
+LEAST_STEPS = 48
+#: Passes over the rows of such a training, where they are enough for more.
+_EPOCHS = 3.0
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -37,7 +42,8 @@ class Recipe:
         lower_layers: layers from the bottom that carry no adapter and are computed once; None for a sixth of the depth,
             the most whose interval stays within a point of quality (benchmarks/lower_layers.py).
         steps: optimiser steps; None to derive them from ``epochs``.
-        epochs: passes over the training rows, used when ``steps`` is None.
+        epochs: passes over the training rows, used when ``steps`` is None. None for 3, or for as many as make
+            ``LEAST_STEPS`` steps where that is more (benchmarks/training_length.py).
         batch_size: rows per step.
         learning_rate: peak, of the adapter (AdamW, linear warm-up and decay).
         head_rate: the head's peak learning rate as a multiple of ``learning_rate``.
@@ -51,7 +57,7 @@ class Recipe:
     method: LoraMethod = field(default_factory=LoraMethod)
     lower_layers: int | None = None
     steps: int | None = None
-    epochs: float = 3.0
+    epochs: float | None = None
     batch_size: int = 32
     learning_rate: float = 3e-3
     head_rate: float = 3.0
@@ -62,10 +68,11 @@ class Recipe:
     head_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "epochs", float(self.epochs))  # 3 and 3.0 are one recipe, with one key
+        if self.epochs is not None:
+            object.__setattr__(self, "epochs", float(self.epochs))  # 3 and 3.0 are one recipe, with one key
         for name in ("batch_size", "learning_rate", "head_rate", "full_learning_rate", "epochs"):
-            if getattr(self, name) <= 0:
-                raise AdaptMTLError(f"recipe: {name} is {getattr(self, name)}; it must be above 0")
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise AdaptMTLError(f"recipe: {name} is {value}; it must be above 0")
         if self.steps is not None and self.steps < 1:
             raise AdaptMTLError(f"recipe: steps is {self.steps}; it must be at least 1")
 
@@ -81,7 +88,11 @@ class Recipe:
 
     def steps_for(self, units: int) -> int:
         """Returns the optimiser steps for a training split of so many units."""
-        return self.steps or max(1, round(self.epochs * units / self.batch_size))
+        if self.steps is not None:
+            return self.steps
+        if self.epochs is not None:
+            return max(1, round(self.epochs * units / self.batch_size))
+        return max(LEAST_STEPS, round(_EPOCHS * units / self.batch_size))
 
     def rate_at(self, step: int, steps: int) -> float:
         """Returns the share of the peak learning rate at a step: linear warm-up, then linear decay to 0."""

@@ -140,13 +140,16 @@ def test_from_file_to_adapter_in_one_command(tmp_path, tiny_backbone, capsys, mo
     assert json.loads(capsys.readouterr().out)["train"]["rows"] == 24
     assert main(["transfer", *own, *rest, "--steps", "2", "--rank", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["target"] == "mine"
+    assert main(["transfer", "--target", str(tmp_path / "mine.csv"), *rest, "--steps", "2", "--rank", "2"]) == 0
+    assert capsys.readouterr().out.startswith("mine: ")
 
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
         (["transfer"], "no task given: name one (--target NAME), or give your own rows with --data FILE"),
-        (["transfer", "--target", "{csv}"], "is a file, not the name of a task: give it with --data"),
+        (["transfer", "--target", "nothing.csv"], "unknown task 'nothing.csv'"),
+        (["transfer", "--target", "{csv}", "--kind", "clasification"], "unknown kind"),
         (["fuse", "--kind", "regression", "--target", "boolq"], "--kind goes with --data"),
         (["check", "--data", "{csv}", "--target", "boolq"], "'boolq' is not the task of --data, 'mine'"),
         (["train-adapters", "--data", "{csv}", "--label-column", "lable"], "no column 'lable'; did you mean label"),
