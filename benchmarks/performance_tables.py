@@ -193,10 +193,11 @@ def engine_limit(result: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
     if shared := result.get("shared_forward"):
         ratios = ", ".join(f"{one['members']}: {one['one_by_one_over_together']:.2f}" for one in shared)
+        length, pairs = result["steps"][0]["length"], len(shared[0]["pairs"])
         found += [
             "",
-            f"Adapters trained one after another, over the same on one forward pass ({result['steps'][0]['length']} tokens "
-            f"per row, medians of {len(shared[0]['pairs'])} pairs), by number of adapters: {ratios}.",
+            f"Time of adapters trained one after another over the same on one forward pass ({length} tokens per row, "
+            f"medians of {pairs} pairs), by number of adapters: {ratios}.",
         ]
     return found
 
