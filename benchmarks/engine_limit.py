@@ -226,40 +226,49 @@ def rows_and_sources(setup: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def shared_forward(setup: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measures trainings of several adapters on one forward pass against the same trainings one after another."""
+    """Measures steps of several adapters on one forward pass against the same steps, adapter after adapter."""
     import torch
 
-    from adaptmtl.training.adapter import train_adapter
+    from adaptmtl.adapters.heads import make_head
+    from adaptmtl.backbone.precision import default_dtype
+    from adaptmtl.training.adapter import fit
     from adaptmtl.training.data import TaskData
-    from adaptmtl.training.group import Member, train_group
+    from adaptmtl.training.group import Group, Member
+    from adaptmtl.training.loop import accelerator
+    from adaptmtl.training.model import lora_model
 
-    length, steps = options.lengths[0], options.shared_steps
-    split = synthetic(setup, options.batch * steps, length)
+    length, steps, device = options.lengths[0], options.shared_steps, accelerator().device
+    split, recipe = synthetic(setup, options.batch * steps, length), dataclasses.replace(setup.recipe, steps=steps)
     data = TaskData(split.spec, split, split, "random tokens")
-    recipe = dataclasses.replace(setup.recipe, steps=steps)
+    states = split.states(setup.workspace, recipe.layers_below(setup.backbone), default_dtype(), device)
 
-    def together(members: list[Member]) -> None:
-        for _ in train_group(setup.workspace, setup.backbone, data, recipe, members):
-            pass
-
-    def apart(members: list[Member]) -> None:
-        for one in members:
-            train_adapter(setup.workspace, setup.backbone, data, recipe, one.seed)
-
-    def seconds(work: Callable[[list[Member]], None], members: list[Member]) -> float:
+    def seconds(work: Callable[[], Any]) -> float:
         started = time.perf_counter()
-        work(members)
+        work()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return time.perf_counter() - started
 
-    found = []
+    def together(count: int) -> float:
+        group = Group(setup.backbone, data, recipe, [Member(seed) for seed in range(count)])
+        return seconds(lambda: group.fit(setup.workspace))
+
+    def apart(count: int) -> float:
+        found = 0.0
+        for seed in range(count):
+            head = make_head(split.spec, setup.backbone.hidden_size, None, seed)
+            k = recipe.layers_below(setup.backbone)
+            model = lora_model(setup.backbone, recipe.method, k, head, default_dtype()).model.to(device)
+            found += seconds(lambda m=model, s=seed: fit(
+                m, split, states, recipe, s, recipe.learning_rate, setup.workspace, "alone"))  # fmt: skip
+        return found
+
+    result = []
     for count in options.members:
-        members = [Member(seed) for seed in range(count)]
-        together(members)
-        ratios = [seconds(apart, members) / seconds(together, members) for _ in range(options.shared_pairs)]
-        found.append({"members": count, "one_by_one_over_together": median(ratios), "pairs": ratios})
-    return found
+        together(count)
+        ratios = [apart(count) / together(count) for _ in range(options.shared_pairs)]
+        result.append({"members": count, "one_by_one_over_together": median(ratios), "pairs": ratios})
+    return result
 
 
 def memory(setup: Any, options: argparse.Namespace) -> dict[str, Any]:

@@ -161,24 +161,27 @@ def load(model: torch.nn.Module, weights: LoraWeights) -> None:
             module.lora_B["default"].weight.copy_(b)
 
 
-@torch.inference_mode()
-def mean_features(data: TaskData, weights: LoraWeights, config: Any) -> np.ndarray:
-    """Returns the mean hidden state of every training feature through a peft adapter, (features, hidden)."""
+def reader(data: TaskData, config: Any) -> torch.nn.Module:
+    """Returns a peft model without a head, whose adapter :func:`load` exchanges."""
     import peft
 
     _quiet()
-    backbone, encoded = data.train.backbone, data.train.encoded
-    model = peft.get_peft_model(transformers.AutoModel.from_pretrained(backbone.path, local_files_only=True), config)
-    load(model, weights)
-    model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    device = next(model.parameters()).device
-    out = np.zeros((encoded.n_features, backbone.hidden_size), dtype=np.float32)
+    plain = transformers.AutoModel.from_pretrained(data.train.backbone.path, local_files_only=True)
+    return peft.get_peft_model(plain, config).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@torch.inference_mode()
+def mean_features(model: torch.nn.Module, data: TaskData, bf16: bool) -> np.ndarray:
+    """Returns the mean hidden state of every training feature through a peft model, (features, hidden)."""
+    encoded, device = data.train.encoded, next(model.parameters()).device
+    out = np.zeros((encoded.n_features, data.train.backbone.hidden_size), dtype=np.float32)
     order = np.argsort(encoded.lengths, kind="stable")
     single = replace(encoded, unit_offsets=np.arange(encoded.n_features + 1), labels=None)
     for start in range(0, len(order), 64):
         chosen = order[start : start + 64]
         batch = {name: value.to(device) for name, value in collate(features(single, chosen)).items()}
-        hidden, mask = model(**batch).last_hidden_state, batch["attention_mask"][:, :, None]
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            hidden, mask = model(**batch).last_hidden_state, batch["attention_mask"][:, :, None]
         out[chosen] = ((hidden * mask).sum(1) / mask.sum(1)).float().cpu().numpy()
     return out
 

@@ -1,10 +1,11 @@
 """What does a study of one target take with our engine, and what do the same steps take with peft and its Trainer?
 
-The steps: 20 sources are estimated on the target's rows (features through each adapter, then the estimators), the best
-one, two and three are merged, and each merge is tuned on the target and scored over 5 seeds. The sources' adapters are
-there beforehand, on both sides. peft runs each adapter over the target's rows, and trains each merge with transformers'
-Trainer; the estimators' own arithmetic is the same code on both sides and counted on both. With --peer-sources and
---peer-trainings only so many of peft's steps are run, evenly spread, and the rest is extrapolated; the result says so.
+The steps: 20 sources are estimated on the target's rows (features of all rows through each adapter, then the probe),
+the best one, two and three are merged, and each merge is tuned on the target and scored over 5 seeds. The sources'
+adapters are there beforehand, on both sides. peft runs each adapter over the same rows, and trains each merge with
+transformers' Trainer, without dropout, which is its faster way, in bf16 where the device multiplies in it. The probe's
+own arithmetic is the same code on both sides and counted on both. With --peer-sources and --peer-trainings only so many
+of peft's steps are run, evenly spread, and the rest is extrapolated; the result says so.
 
     python benchmarks/target_study.py [--suite archives] [--target boolq] [--seeds 5] [--mirror DIR] [--smoke]
 
@@ -51,7 +52,8 @@ def estimate_ours(setup: Any, target: Any, entries: list[Any]) -> tuple[list[str
 
     fresh = dataclasses.replace(target, train=dataclasses.replace(target.train, _states={}))
     fresh.train.__dict__["encoded"] = target.train.encoded
-    found, cost = timed(lambda: estimate(setup, fresh, entries, names=("probe",)))
+    rows = len(target.train.rows)
+    found, cost = timed(lambda: estimate(setup, fresh, entries, names=("probe",), rows=rows, tokens=float("inf")))
     ranked = sorted(found.sources, key=lambda one: -one.scores["probe"].value if "probe" in one.scores else np.inf)
     parts: dict[str, float] = {}
     for one in found.sources:
@@ -82,9 +84,10 @@ def train_ours(setup: Any, target: Any, start: Any, seed: int) -> float:
 
 def study(options: argparse.Namespace, setup: Any, result: dict[str, Any], save: Callable[[], None]) -> None:
     """Runs what is missing of both sides."""
-    from peers import Peer, mean_features, train
+    from peers import Peer, load, mean_features, reader, train
 
     from adaptmtl.adapters.methods import weights_from_peft
+    from adaptmtl.backbone.precision import multiplies_in_bf16
     from adaptmtl.zoo.build import train_adapters
 
     tasks = [name for name in setup.catalogue.suite(options.suite) if name != options.target][: options.sources]
@@ -92,6 +95,7 @@ def study(options: argparse.Namespace, setup: Any, result: dict[str, Any], save:
     target = setup.data(options.target, options.rows)
     _ = target.train.encoded, target.validation.encoded
     result["sources"] = [one.task for one in entries]
+    peer = Peer("peft", options.device == "cuda" or multiplies_in_bf16(), dropout=False)
     with tempfile.TemporaryDirectory() as folder:  # empty caches of states and estimates
         own = dataclasses.replace(setup, workspace=dataclasses.replace(setup.workspace, home=Path(folder)))
         if "estimate" not in result["ours"]:
@@ -101,15 +105,16 @@ def study(options: argparse.Namespace, setup: Any, result: dict[str, Any], save:
         by_key = {one.key: one for one in entries}
         weights, merging = timed(lambda: starts(setup, [by_key[key] for key in result["ranked"]]))
         result["merging"] = merging
+        config = setup.recipe.method.config(setup.backbone, setup.recipe.layers_below(setup.backbone))
+        reader(target, config)  # imports; ours have been made by the estimates
+        model, result["peer"]["loading"] = timed(lambda: reader(target, config))
         for number in sample(len(entries), options.peer_sources):
             if str(number) not in result["peer"]["features"]:
                 bundle = entries[number].load(backbone_hash=setup.backbone.hash)
-                config = setup.recipe.method.config(setup.backbone, setup.recipe.layers_below(setup.backbone))
-                adapter = weights_from_peft(bundle.adapter)
-                _, result["peer"]["features"][str(number)] = timed(
-                    lambda a=adapter, c=config: mean_features(target, a, c)
-                )
+                load(model, weights_from_peft(bundle.adapter))
+                _, result["peer"]["features"][str(number)] = timed(lambda: mean_features(model, target, peer.bf16))
                 save()
+        train(peer, target, setup.recipe, 0, most_steps=1)  # the Trainer's imports
         trainings = [(i, seed) for seed in range(options.seeds) for i in range(len(weights))]
         measured = set(sample(len(trainings), options.peer_trainings))
         for number, (i, seed) in enumerate(trainings):
@@ -119,7 +124,6 @@ def study(options: argparse.Namespace, setup: Any, result: dict[str, Any], save:
                 result["ours"]["trainings"][name] = {**cost, "quality": quality}
                 save()
             if number in measured and name not in result["peer"]["trainings"]:
-                peer = Peer("peft", options.device == "cuda", True)
                 run, cost = timed(partial(train, peer, target, setup.recipe, seed, start=weights[i]))
                 result["peer"]["trainings"][name] = {**cost, "quality": run["quality"]}
                 save()
@@ -133,13 +137,14 @@ def summary(result: dict[str, Any], sources: int, trainings: int) -> dict[str, A
     """Adds up both sides; what was sampled of peft is scaled to the whole, and said."""
     found: dict[str, Any] = {}
     ours, peer = result["ours"], result["peer"]
-    features = next((seconds for name, seconds in ours["estimate"].items() if "features" in name), 0.0)
+    # the probe is fitted to each source's features and to the plain backbone's, which counts as one more
+    arithmetic = ours["estimate"].get("part: probe", 0.0) * (sources + 1) / sources
     for unit in ("seconds", "cpu_seconds"):
         mine = ours["estimate"][unit] + result["merging"][unit] + sum(one[unit] for one in ours["trainings"].values())
-        arithmetic = max(0.0, ours["estimate"]["seconds"] - features) if unit == "seconds" else 0.0
-        read = sum(one[unit] for one in peer["features"].values()) / len(peer["features"]) * sources
+        probes = arithmetic / ours["estimate"]["seconds"] * ours["estimate"][unit]
+        read = sum(one[unit] for one in peer["features"].values()) / len(peer["features"]) * (sources + 1)
         trained = sum(one[unit] for one in peer["trainings"].values()) / len(peer["trainings"]) * trainings
-        theirs = read + arithmetic + result["merging"][unit] + trained
+        theirs = peer["loading"][unit] + read + probes + result["merging"][unit] + trained
         found[unit] = {"ours": mine, "peft + Trainer": theirs, "ratio": theirs / mine}
     found["peft steps measured"] = {"sources": f"{len(peer['features'])} of {sources}",
                                     "trainings": f"{len(peer['trainings'])} of {trainings}"}  # fmt: skip

@@ -118,13 +118,18 @@ def test_target_study(benchmark, tasks: Path):
     assert result["summary"]["extrapolated"] is True
     assert result["summary"]["peft steps measured"] == {"sources": "1 of 2", "trainings": "1 of 2"}
     assert module.sample(20, 4) == [0, 6, 13, 19] and module.sample(3, 0) == [0, 1, 2]
-    estimated = {"seconds": 2.0, "cpu_seconds": 2.0, "part: features": 1.0}
+    estimated = {"seconds": 2.0, "cpu_seconds": 4.0, "part: features": 1.0, "part: probe": 0.4}
     made = {
         "ours": {"estimate": estimated, "trainings": {"0/0": _cost(1.0)}},
-        "peer": {"features": {"0": _cost(3.0)}, "trainings": {"0/0": _cost(5.0)}}, "merging": _cost(0.0),
+        "peer": {"features": {"0": _cost(3.0)}, "trainings": {"0/0": _cost(5.0)}, "loading": _cost(1.0)},
+        "merging": _cost(0.0),
     }  # fmt: skip
-    found = module.summary(made, sources=2, trainings=2)["seconds"]
-    assert found == {"ours": 3.0, "peft + Trainer": 2 * 3.0 + 1.0 + 2 * 5.0, "ratio": pytest.approx(17 / 3)}
+    found = module.summary(made, sources=2, trainings=2)
+    read_and_trained = 1.0 + 3 * 3.0 + 2 * 5.0  # loading, two sources and the plain backbone, two trainings
+    assert found["seconds"]["ours"] == 3.0
+    assert found["seconds"]["peft + Trainer"] == pytest.approx(read_and_trained + 3 * 0.2)
+    assert found["cpu_seconds"]["peft + Trainer"] == pytest.approx(read_and_trained + 3 * 0.4)
+    assert found["seconds"]["ratio"] == pytest.approx((read_and_trained + 0.6) / 3)
 
 
 def test_screen_overlap(monkeypatch: pytest.MonkeyPatch, tasks: Path, tmp_path: Path):
