@@ -25,7 +25,6 @@ from adaptmtl.training.data import TaskData
 from adaptmtl.training.loop import Log
 from adaptmtl.training.multitask import Mixing, train_shared
 from adaptmtl.training.setup import Setup
-from adaptmtl.training.sizes import sizes_of
 from adaptmtl.zoo.index import Entry
 
 
@@ -231,11 +230,11 @@ def choosing_cost(plan: Plan) -> Upstream:
 
 
 def _shared_encoder(plan: Plan, entries: tuple[Entry, ...]) -> tuple[dict[str, Tensor], Upstream]:
-    """Trains all weights on the sources' rows, once for all seeds, in as many steps as their adapters together."""
+    """Trains all weights on the sources' rows, once for all seeds, in as many steps as their adapters took together."""
     setup = plan.source_setup
     ordered = sorted(entries, key=lambda one: one.task)  # the key knows no order, so the training must not either
     tasks = {one.task: setup.data(one.task, one.train_rows) for one in ordered}
-    steps = sum(setup.recipe.steps_for(sizes_of(data.train).units) for data in tasks.values())
+    steps = sum(one.manifest().cost.steps for one in ordered)
     key = setup.with_steps(steps).key("multitask", tasks={name: data.train_identity for name, data in tasks.items()})
     folder = setup.workspace.folder("shared", key)
     held = read_json(folder / "cost.json")

@@ -31,7 +31,7 @@ from adaptmtl.training.sizes import sizes_of
 from adaptmtl.transfer.history import History, Transfer, recipe_of
 from adaptmtl.transfer.sources import find_sources
 
-VERSION = 1
+VERSION = 2
 DEFAULT_ARMS = ("target_adapter", "target_full", "best_source", "fused", "multitask_chosen", "multitask_all")
 
 

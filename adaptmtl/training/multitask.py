@@ -86,7 +86,7 @@ def train_shared(
         workspace: holds cached states.
         backbone: pretrained weights.
         tasks: their rows, by name; only training rows are read.
-        recipe: ``steps`` or ``epochs`` over the union of rows; ``batch_size`` rows of mixed tasks a step.
+        recipe: its steps are for the union of rows; ``batch_size`` rows of mixed tasks a step.
         seed: of heads, mixing, order and dropout.
         full: train all weights; else one LoRA shared by the tasks.
         mixing: shares and early stopping.

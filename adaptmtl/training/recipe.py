@@ -101,4 +101,5 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values, for keys and manifests."""
-        return {**asdict(self), "method": self.method.to_dict()}
+        rule = {"least_steps": LEAST_STEPS} if self.steps is None and self.epochs is None else {}
+        return {**asdict(self), "method": self.method.to_dict(), **rule}

@@ -254,6 +254,13 @@ def test_a_check_whose_trainings_are_held_tokenises_nothing(trained, result, no_
     assert check(trained, "opinion", **given).arms == first.arms
 
 
+def test_multi_task_training_takes_the_adapters_steps_whatever_the_targets(trained, result, monkeypatch):
+    monkeypatch.setattr("adaptmtl.evaluation.arms.train_shared", lambda *_, **__: pytest.fail("it was trained anew"))
+    other = check(trained.with_steps(2), "opinion", sources=["mood", "colour"], seeds=1, arms_wanted=["multitask_all"])
+    before = next(one for one in result.arms if one.name == "multitask_all")
+    assert other.steps == 2 and other.arms[0].upstream_seconds == before.upstream_seconds
+
+
 def test_adapters_of_unknown_tasks_are_no_part_of_multi_task_training():
     plan = SimpleNamespace(setup=SimpleNamespace(catalogue=SimpleNamespace(tasks={"rte": 1, "trec": 2})))
     rte, pulled = SimpleNamespace(task="rte"), SimpleNamespace(task="pulled")

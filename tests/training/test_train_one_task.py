@@ -150,4 +150,5 @@ def test_recipes_are_checked(backbone: Backbone):
     assert {n: Recipe().layers_below(SimpleNamespace(n_layers=n)) for n in depths} == depths
     assert Recipe(epochs=2, batch_size=10).steps_for(100) == 20 and Recipe(steps=7).steps_for(100) == 7
     assert [Recipe().steps_for(rows) for rows in (10, 512, 640, 3200)] == [48, 48, 60, 300]
+    assert Recipe().to_dict()["least_steps"] == 48 and "least_steps" not in Recipe(epochs=3).to_dict()
     assert Encoding(999).fitted(backbone).max_length == 128
