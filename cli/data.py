@@ -65,8 +65,8 @@ class OwnData(Data):
             AdaptMTLError: there is neither, or both and they differ.
             UnknownNameError: there is no such task.
         """
-        if self.data is None and named is not None and Path(named).suffix and Path(named).is_file():
-            return replace(self, data=Path(named)).target(None)
+        if named is not None and (file := self._as_file(named)) is not None:
+            return replace(self, data=file).target(None)
         task = self._task
         if task is not None and named is not None and named != task.name:
             raise AdaptMTLError(
@@ -75,6 +75,14 @@ class OwnData(Data):
         if task is None and named is None:
             raise AdaptMTLError("no task given: name one (--target NAME), or give your own rows with --data FILE")
         return self, self.catalogue().task(named if task is None else task.name).name  # type: ignore[arg-type]
+
+    def _as_file(self, named: str) -> Path | None:
+        """Returns the file that is given in place of a name; None for a name: names hold neither dots nor slashes."""
+        file = Path(named).expanduser()
+        if self.data is not None:
+            return self.data if file.resolve() == self.data.expanduser().resolve() else None
+        is_path = "." in named or file.name != named
+        return file if is_path or (file.is_file() and named not in super().catalogue().tasks) else None
 
     def own_task(self) -> str | None:
         """Returns the name of the task of ``--data``, or None without it."""

@@ -174,7 +174,7 @@ def remove(general: General, name: Annotated[str, typer.Argument(help="Task that
 @with_options
 def check_task(
     general: OwnDataUnkept,
-    name: Annotated[str | None, typer.Argument(help="Name of a task; none with --data.", metavar="NAME")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of a task, or a file of your rows.", metavar="NAME")] = None,
     backbone: Annotated[
         str, typer.Option("--backbone", help="Whose tokens are counted: minilm, a folder or Hub id.", metavar="NAME")
     ] = "minilm",

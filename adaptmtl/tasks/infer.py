@@ -83,11 +83,14 @@ def infer_task(
         The guess.
 
     Raises:
-        DataError: the file cannot be read, lacks a column that was named, or holds nothing that can be learned.
+        DataError: the name is no name of a task, or the file cannot be read, lacks a column that was named, or holds
+            nothing that can be learned.
         UnknownNameError: there is no such kind.
     """
     forced = kinds[kind] if kind is not None else None
     data = Path(data).expanduser()
+    if name is not None and task_name(Path(name)) != name:
+        raise DataError(f"task name {name!r}: give one of a to z, 0 to 9, _ and -, such as {task_name(Path(name))!r}")
     table = Table.of(read_file(data))
     _check_header(table, data)
     for column in (*text_columns, *((label_column,) if label_column else ())):

@@ -142,13 +142,17 @@ def test_from_file_to_adapter_in_one_command(tmp_path, tiny_backbone, capsys, mo
     assert json.loads(capsys.readouterr().out)["target"] == "mine"
     assert main(["transfer", "--target", str(tmp_path / "mine.csv"), *rest, "--steps", "2", "--rank", "2"]) == 0
     assert capsys.readouterr().out.startswith("mine: ")
+    both = ["tasks", "check", str(tmp_path / "mine.csv"), "--data", str(tmp_path / "mine.csv"), *rest, "--json"]
+    assert main(both) == 0 and json.loads(capsys.readouterr().out)["train"]["rows"] == 24
 
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
         (["transfer"], "no task given: name one (--target NAME), or give your own rows with --data FILE"),
-        (["transfer", "--target", "nothing.csv"], "unknown task 'nothing.csv'"),
+        (["transfer", "--target", "nothing.csv"], "no file nothing.csv"),
+        (["transfer", "--target", "boolk"], "unknown task 'boolk'; did you mean boolq"),
+        (["transfer", "--target", "{csv}", "--task-name", "my.csv"], "task name 'my.csv': give one of a to z"),
         (["transfer", "--target", "{csv}", "--kind", "clasification"], "unknown kind"),
         (["fuse", "--kind", "regression", "--target", "boolq"], "--kind goes with --data"),
         (["check", "--data", "{csv}", "--target", "boolq"], "'boolq' is not the task of --data, 'mine'"),
