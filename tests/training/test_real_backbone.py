@@ -39,3 +39,10 @@ def test_minilm_is_the_model_that_transformers_and_peft_load(real_workspace: Wor
         adapted, again = theirs(**tokens).last_hidden_state, ours(ids, mask, types, None)
     torch.testing.assert_close(again[mask == 1], adapted[mask == 1], atol=1e-4, rtol=0)
     assert float((adapted - expected)[mask == 1].abs().max()) > 1e-3
+
+    half = restore(entry.load(), backbone, dtype=torch.bfloat16)
+    with torch.no_grad():
+        expected_logits = half.head(adapted, mask)
+        logits = half.head(half.encoder(ids, mask, types, None).float(), mask)
+    torch.testing.assert_close(logits, expected_logits, atol=1e-2, rtol=0)
+    assert float((logits - expected_logits).abs().max()) > 0
