@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -74,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0; 2 for an error that the user can mend, told in one line on stderr; 130 when interrupted.
     """
     _calm_libraries()
+    if os.environ.get("RANK", "0") != "0":  # one of several processes that work together: the first one talks
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     try:
         status = app(arguments, prog_name="adaptmtl", standalone_mode=False)
         sys.stdout.flush()

@@ -18,7 +18,7 @@ from adaptmtl.tasks.encoded import EncodedRows
 from adaptmtl.training.batches import epochs_of_units, labelled, make_batch, pieces, training_units
 from adaptmtl.training.checkpoint import checkpoint_for
 from adaptmtl.training.data import PreparedSplit, TaskData
-from adaptmtl.training.loop import Log, Piece, accelerator, run
+from adaptmtl.training.loop import Log, Piece, accelerator, place, run
 from adaptmtl.training.model import TaskModel, full_encoder, lora_model, outputs_of, to_device
 from adaptmtl.training.recipe import Recipe
 from adaptmtl.workspace import Workspace
@@ -162,15 +162,23 @@ def accumulated(
     device: torch.device,
     share: float = 1.0,
 ) -> Iterator[Piece]:
-    """Yields a step in pieces whose losses add up to ``share`` of the mean loss over its units."""
-    batches = [make_batch(encoded, states, part) for part in pieces(encoded, units, device)]
-    weighed = [(batch, labelled(encoded, batch)) for batch in batches]
-    # without labels a mean may be no number: such a piece is left out, unless there is no other
-    weighed = [one for one in weighed if one[1] > 0] or [(batch, 1) for batch in batches]
-    whole = sum(weight for _, weight in weighed)
-    for batch, weight in weighed:
-        tokens, moved = batch.n_tokens, to_device(batch, device)
-        yield Piece(head.loss(prepared(moved), moved) * (share * weight / whole), len(batch.sizes), tokens)
+    """Yields a step in pieces whose losses add up to ``share`` of the mean loss over its units.
+
+    Of several processes each yields its own part of the units.
+    """
+    rank, processes = place()
+    own = units[rank::processes]
+    parts = pieces(encoded, own, device) if len(own) else []
+    weights = [labelled(encoded, part) for part in parts]
+    whole = labelled(encoded, units)
+    if whole == 0:  # no labels at all: the mean is whatever the head says of none
+        weights, whole = [1] * len(parts), len(parts) * processes
+    for part, weight in zip(parts, weights, strict=True):
+        if weight == 0:  # the mean over none may be no number
+            continue
+        batch = make_batch(encoded, states, part)
+        moved = to_device(batch, device)
+        yield Piece(head.loss(prepared(moved), moved) * (share * weight / whole), len(batch.sizes), batch.n_tokens)
 
 
 def count_trainable(model: torch.nn.Module) -> int:

@@ -106,14 +106,15 @@ def make_batch(encoded: EncodedRows, states: States | None, units: np.ndarray, l
     )
 
 
-def labelled(encoded: EncodedRows, batch: Batch) -> int:
-    """Returns what a head's loss on the batch is a mean over: labelled tokens where the kind labels those, else units.
+def labelled(encoded: EncodedRows, units: np.ndarray) -> int:
+    """Returns what a head's loss on units is a mean over: labelled tokens where the kind labels those, else the units.
 
     With it, losses on several batches add up to the loss on all of their units.
     """
-    if encoded.kind.labels_per != "token" or batch.labels is None:
-        return len(batch.sizes)
-    return int((batch.labels != IGNORED).sum())
+    if encoded.kind.labels_per != "token" or encoded.labels is None:
+        return len(units)
+    tokens = [encoded.labels[encoded.offsets[f] : encoded.offsets[f + 1]] for f in features_of(encoded, units)]
+    return int((np.concatenate(tokens) != IGNORED).sum())
 
 
 def _labels(encoded: EncodedRows, units: np.ndarray, features: np.ndarray, length: int) -> torch.Tensor | None:

@@ -52,6 +52,19 @@ class Checkpoint:
         self.path, self.seconds = path, seconds
         self._last = time.monotonic()
 
+    def of_process(self, rank: int, processes: int) -> Checkpoint:
+        """Returns the checkpoint of one of several processes that train together: each has its own random state."""
+        return Checkpoint(self.path.with_suffix(f".{rank}-of-{processes}{self.path.suffix}"), self.seconds)
+
+    @property
+    def step(self) -> int:
+        """Steps that were done when it was written; 0 where there is none, or it is damaged."""
+        try:
+            with safe_open(self.path, "pt") as file:
+                return int(json.loads(file.metadata()["facts"])["steps"])
+        except (SafetensorError, OSError, KeyError, ValueError):
+            return 0
+
     def due(self) -> bool:
         """Whether the last write, or the start, was long enough ago."""
         return time.monotonic() - self._last >= self.seconds

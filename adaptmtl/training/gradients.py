@@ -175,23 +175,23 @@ def _fit_head(
     """Fits the head on the plain backbone's hidden states by L-BFGS, with a ridge penalty; in place."""
     head, read = model.head, []
     with torch.no_grad():
-        for batch, _ in _batches(encoded, states, units, device):
+        for batch, part in _batches(encoded, states, units, device):
             hidden = model.hidden(batch)
-            read.append((hidden if head.per_token else mean_over_tokens(hidden, batch.attention_mask), batch))
-        center = torch.stack([x.flatten(0, -2).mean(0) for x, _ in read]).mean(0)
-        scale = float(torch.stack([((x - center) ** 2).sum(-1).mean() for x, _ in read]).mean())
+            x = hidden if head.per_token else mean_over_tokens(hidden, batch.attention_mask)
+            read.append((x, batch, labelled(encoded, part)))
+        center = torch.stack([x.flatten(0, -2).mean(0) for x, *_ in read]).mean(0)
+        scale = float(torch.stack([((x - center) ** 2).sum(-1).mean() for x, *_ in read]).mean())
         head.output.weight.zero_()
         head.output.bias.zero_()
     optimizer = torch.optim.LBFGS(head.output.parameters(), max_iter=ITERATIONS, line_search_fn="strong_wolfe")
-    weights = [labelled(encoded, batch) for _, batch in read]
-    ridge = 0.5 * PENALTY / len(units) * max(scale, 1e-12)
+    ridge, whole = 0.5 * PENALTY / len(units) * max(scale, 1e-12), sum(weight for *_, weight in read)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = ridge * (head.output.weight**2).sum()
-        for (x, batch), weight in zip(read, weights, strict=True):
+        for x, batch, weight in read:
             if weight:
-                loss = loss + head.loss(head.output(x), batch) * (weight / sum(weights))
+                loss = loss + head.loss(head.output(x), batch) * (weight / whole)
         loss.backward()
         return loss
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Steps between looks at the losses by device: on a GPU each look waits for the device.
 _LOOK_EVERY = {"cuda": 25}
+#: Between the seeds of processes that train together: no seed of a person's is another process's.
+_APART = 1_000_003
 
 
 @dataclass
@@ -46,6 +48,47 @@ def accelerator() -> Accelerator:
     from accelerate import Accelerator  # imports half of torch: not for commands that train nothing
 
     return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+
+
+def place() -> tuple[int, int]:
+    """Returns which of how many processes this is: (0, 1), but for those that ``accelerate launch`` starts together."""
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    return state.process_index, state.num_processes
+
+
+class _Together:
+    """Several processes that train one model: each takes a part of every step, and their gradients are added up.
+
+    Gradients are summed once per step, not by DistributedDataParallel, which wants one forward and backward pass per
+    step; here a step has as many as fit the memory, in several models that share an encoder.
+    """
+
+    def __init__(self, device: Accelerator, trained: Sequence[nn.Parameter]):
+        self.device, self.trained = device, trained
+
+    def add_up(self, *numbers: float | Tensor) -> list[Tensor]:
+        """Adds gradients up over the processes, and numbers beside them, which it returns as scalars."""
+        count = len(self.trained)
+        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.trained]
+        told = [float(p.grad is not None) for p in self.trained] + list(numbers)
+        scalars = torch.stack([torch.as_tensor(n, dtype=torch.float32, device=self.device.device) for n in told])
+        flat = self.device.reduce(torch.cat([*(g.float().flatten() for g in own), scalars]), "sum")
+        *totals, sums = torch.split(flat, [*(p.numel() for p in self.trained), len(scalars)])
+        for p, total, had in zip(self.trained, totals, sums[:count].tolist(), strict=True):
+            p.grad = total.view_as(p).to(p.dtype) if had else None  # one that no process has is no gradient of 0
+        return list(sums[count:])
+
+    def agreed(self, value: int) -> bool:
+        """Whether the number is the same for all processes."""
+        every = self.device.gather(torch.tensor([value], device=self.device.device))
+        return bool((every == value).all())
+
+    def of_main(self, value: bool) -> bool:
+        """Returns the main process's answer."""
+        told = torch.tensor(float(value and self.device.is_main_process), device=self.device.device)
+        return bool(self.device.reduce(told, "sum") > 0)
 
 
 def run(
@@ -97,7 +140,13 @@ def run(
     optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate, fused=True)
     peaks = [group["lr"] for group in optimizer.param_groups]
     own = model, optimizer
-    model, optimizer = device.prepare(model, optimizer)
+    together = _Together(device, trained) if device.num_processes > 1 else None
+    model = device.prepare_model(
+        model, evaluation_mode=together is not None
+    )  # not wrapped: gradients are added up here
+    optimizer = device.prepare_optimizer(optimizer)
+    if together is not None and checkpoint is not None:
+        checkpoint = checkpoint.of_process(device.process_index, device.num_processes)
     log = Log()
     look_every = _LOOK_EVERY.get(device.device.type, 1)
     losses: list[Tensor] = []
@@ -114,9 +163,10 @@ def run(
         losses.clear()
 
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + _APART * device.process_index)
         model.train()
-        if checkpoint is not None and (facts := checkpoint.read(*own, extra)) is not None:
+        whole = checkpoint is not None and (together is None or together.agreed(checkpoint.step))
+        if checkpoint is not None and whole and (facts := checkpoint.read(*own, extra)) is not None:
             log = Log(**facts)
             reporter.say(f"{description}: going on after step {log.steps} of {steps}")
             if skip is not None:
@@ -125,11 +175,18 @@ def run(
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * recipe.rate_at(i, steps)
             loss = torch.zeros((), device=device.device)
+            rows, tokens = 0, 0
             for piece in step(model):
                 loss += piece.loss.detach().float()
                 device.backward(piece.loss)
-                log.rows += piece.rows
-                log.tokens += piece.tokens
+                rows += piece.rows
+                tokens += piece.tokens
+            due = checkpoint is not None and i + 1 < steps and checkpoint.due()
+            if together is not None:
+                loss, *told = together.add_up(loss, rows, tokens, due and device.is_main_process)
+                rows, tokens, due = int(told[0]), int(told[1]), bool(told[2])
+            log.rows += rows
+            log.tokens += tokens
             log.steps += 1
             losses.append(loss)
             if len(losses) >= look_every:
@@ -137,9 +194,9 @@ def run(
             device.clip_grad_norm_(trained, recipe.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            if stop is not None and stop(i):
+            if stop is not None and (together.of_main(stop(i)) if together else stop(i)):
                 break
-            if checkpoint is not None and i + 1 < steps and checkpoint.due():
+            if checkpoint is not None and due:
                 look()
                 checkpoint.write(*own, extra, asdict(log))
         look()
