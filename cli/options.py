@@ -154,7 +154,11 @@ class Training:
     batch_size: Annotated[int, _training("--batch-size", "Rows per step.", min=1, metavar="N")] = 32
     learning_rate: Annotated[
         float,
-        _training("--learning-rate", "Peak, of the adapter (AdamW); the head's is three times that.", metavar="X"),
+        _training(
+            "--learning-rate",
+            "Peak, of the adapter (AdamW); a head's is three times that, a regression's the same.",
+            metavar="X",
+        ),
     ] = 3e-3
     rank: Annotated[int, _training("--rank", "Inner dimension r of the LoRA.", min=1, metavar="N")] = 8
     alpha: Annotated[float, _training("--alpha", "LoRA scale is alpha / rank.", metavar="X")] = 16.0

@@ -58,9 +58,11 @@ class Head(nn.Module):
 
     Attributes:
         per_token: whether it reads every token, and not their mean; set from the task's kind.
+        hasty: whether it learns at the recipe's ``head_rate``, else as fast as the adapter.
     """
 
     per_token: bool = False
+    hasty: bool = True
 
     def __init__(self, hidden_size: int, outputs: int, dropout: float = 0.1):
         super().__init__()
@@ -117,6 +119,7 @@ class MultiLabelHead(Head):
 class RegressionHead(Head):
     """One value per feature, squared error on labels standardised by the training rows' mean and deviation."""
 
+    hasty = False  # a squared error does not forgive an output that overshoots, as a cross-entropy does
     center: Tensor
     spread: Tensor
 

@@ -146,11 +146,12 @@ def fit(
     )  # fmt: skip
 
 
-def head_rates(recipe: Recipe, *heads: torch.nn.Module) -> list[tuple[torch.nn.Parameter, float]]:
+def head_rates(recipe: Recipe, *heads: Head) -> list[tuple[torch.nn.Parameter, float]]:
     """Returns the peak learning rates of heads beside an adapter, where they are not the adapter's."""
     if recipe.head_rate == 1:
         return []
-    return [(one, recipe.learning_rate * recipe.head_rate) for head in heads for one in head.parameters()]
+    rate = recipe.learning_rate * recipe.head_rate
+    return [(one, rate) for head in heads if head.hasty for one in head.parameters()]
 
 
 def accumulated(

@@ -210,10 +210,11 @@ class Group:
         matrices = [p for head in self.heads for p in head.parameters() if p.ndim > 1]
         vectors = [p for head in self.heads for p in head.parameters() if p.ndim <= 1]
         decay, rate = self.recipe.weight_decay, self.recipe.learning_rate
-        of_head = {"lr": rate * self.recipe.head_rate}
+        times = self.recipe.head_rate if self.heads[0].hasty else 1.0
+        of_head = {"lr": rate * times}
         groups = [
             {"params": lora, "weight_decay": decay},
-            {"params": matrices, "weight_decay": decay if self.recipe.head_rate == 1 else 0.0, **of_head},
+            {"params": matrices, "weight_decay": decay if times == 1 else 0.0, **of_head},
             {"params": vectors, "weight_decay": 0.0, **of_head},
         ]
         optimizer = torch.optim.AdamW(groups, lr=rate, fused=True)

@@ -46,7 +46,7 @@ class Recipe:
             ``LEAST_STEPS`` steps where that is more (benchmarks/training_length.py).
         batch_size: rows per step.
         learning_rate: peak, of the adapter (AdamW, linear warm-up and decay).
-        head_rate: the head's peak learning rate as a multiple of ``learning_rate``.
+        head_rate: the head's peak learning rate as a multiple of ``learning_rate``; a regression's is the adapter's.
         full_learning_rate: peak, when all weights are trained.
         weight_decay: of AdamW, on matrices only.
         warmup: share of the steps with a rising learning rate.

@@ -8,13 +8,14 @@ import pytest
 import torch
 from toys import CPU, QUICK, toy_data
 
+from adaptmtl.adapters.heads import heads
 from adaptmtl.adapters.methods import peft_state
 from adaptmtl.backbone.load import Backbone
 from adaptmtl.backbone.precision import default_dtype
 from adaptmtl.errors import AdaptMTLError
 from adaptmtl.tasks.kind import kinds
 from adaptmtl.training import adapter as module
-from adaptmtl.training.adapter import count_trainable, fine_tune, train_adapter
+from adaptmtl.training.adapter import count_trainable, fine_tune, head_rates, train_adapter
 from adaptmtl.training.features import mean_features, token_features
 from adaptmtl.training.model import outputs_of
 from adaptmtl.training.recipe import Encoding, Recipe
@@ -137,6 +138,12 @@ def test_a_loss_that_is_no_number_is_one_error(backbone: Backbone, workspace: Wo
     with pytest.raises(AdaptMTLError, match="lower the learning rate") as caught:
         fine_tune(workspace, backbone, data, replace(QUICK, steps=20, full_learning_rate=1e30), seed=0)
     assert "\n" not in str(caught.value) and "toy-regression" in str(caught.value)
+
+
+def test_only_a_regression_head_learns_as_slowly_as_the_adapter():
+    recipe = Recipe(learning_rate=2e-3, head_rate=3.0)
+    assert [rate for _, rate in head_rates(recipe, heads["sequence_classification"](4, 2))] == [6e-3, 6e-3]
+    assert head_rates(recipe, heads["regression"](4, 1)) == []
 
 
 def test_recipes_are_checked(backbone: Backbone):
