@@ -1,12 +1,16 @@
-"""What does a target really gain from the sources that the planner chooses, and from others?
+"""What does a target gain from the sources that the planner chooses, and from others, and what does choosing cost?
 
 For every target of ``ground_truth.py`` the planner chooses within several budgets, learning from the transfers to all
-other targets. What it chose is trained on the target and scored on its validation rows, several seeds, and so are
-random sets of the same size. The yardsticks: the target alone, the best of 20 random sets, their mean, and the one of
-them whose best member is predicted to gain most ("max-member"). The best of 20 is found by one seed and valued by the
-other: chosen and valued by the same seeds it would owe part of its gain to luck (that figure stands beside it).
+other targets. What it chose is trained on the target and scored on its validation rows, several seeds, and so are 20
+random sets of the same size. The yardsticks: the target alone, all sources merged, the source that is predicted best,
+the best of the random sets, their mean, and those whose best member is predicted to gain most ("max-member", the mean
+of ties). The best of 20 is found by one seed and valued by the other: chosen and valued by the same seeds it would owe
+part of its gain to luck (that figure stands beside it).
 
-    python benchmarks/chosen_sets.py --mirror DIR [--budgets 0,6,25%] [--jobs 1] [--smoke]
+Choosing begins from a cold start, in an empty workspace that has nothing but the zoo; its cost is given as a share of
+one training on the target from every source.
+
+    python benchmarks/chosen_sets.py --home DIR --mirror DIR [--budgets 0,6,25%] [--jobs 1] [--smoke]
 
 Takes the options and the workspace of ``ground_truth.py``, which must have run. Every training is kept, so a killed run
 goes on where it stopped. Writes chosen_sets.json.
@@ -15,55 +19,70 @@ goes on where it stopped. Writes chosen_sets.json.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
-import ground_truth as truth
 import numpy as np
 from common import end, finished, names, processes
+from transfers import Settings, Target, measure, options_of, settings_of
 
 from adaptmtl.fusion.bench import FusionBench
-from adaptmtl.provenance import record
+from adaptmtl.provenance import measured, record
 from adaptmtl.selection.budget import Budget
 from adaptmtl.selection.planner import Choice, plan_sources
 from adaptmtl.storage import read_json, write_json
-from adaptmtl.training.group import Member
-from adaptmtl.transfer.history import LEAST_BASELINE
+from adaptmtl.transfer.history import LEAST_BASELINE, History
 from adaptmtl.transfer.quality import paired_interval
-from adaptmtl.transfer.sources import find_sources
 
+VERSION = 1
 SEEDS = 3
 RANDOM_SETS, RANDOM_SEEDS = 20, 2
 
 
-def choose_for(settings: truth.Settings, name: str, budgets: Sequence[str]) -> dict[str, Any]:
-    """Lets the planner choose for one target within each budget, and trains what it chose and random sets."""
-    target = truth.Target.of(settings, name)
-    setup, data = target.setup, target.data
-    if len((read_json(target.path("runs")) or {}).get("runs", [])) < len(target.plan):
-        raise SystemExit(f"{settings.home} lacks transfers to {name}: run ground_truth.py with the same options first")
-    bench = FusionBench(setup, data, "merge")
-    if strangers := {one.task for one in find_sources(setup, data).entries} - set(target.entries):
-        raise SystemExit(f"{settings.home} has adapters that are no sources here: {', '.join(sorted(strangers))}")
-    alone = [row["score"] for row in truth.train_target(settings, name)["runs"] if not row["sources"]]
-    choices, realised, sizes = {}, {}, {}
-    for text in budgets:
-        choice = plan_sources(setup, name, bench, rows=settings.target_rows, budget=Budget.parse(text),
-                              remember=False)  # fmt: skip
-        choices[text] = described(choice)
-        best = tuple(choices[text]["best"])
-        realised["+".join(best)] = scores(target, best, range(SEEDS))
-        sizes[len(best)] = draws(name, sorted(target.entries), len(best))
-    random = {
-        str(size): {"+".join(one): scores(target, one, range(RANDOM_SEEDS)) for one in sets}
-        for size, sets in sorted(sizes.items())
-    }
-    return {"target": name, "alone": alone, "choices": choices, "realised": realised, "random": random}
+def choose_for(settings: Settings, name: str, budgets: Sequence[str]) -> dict[str, Any]:
+    """Lets the planner choose for one target within each budget, and trains what it chose and what it is held to."""
+    target = Target.of(settings, name)
+    past = History(target.setup.workspace).history(target.setup.backbone.hash).without(name)
+    if missing := sorted(set(settings.targets) - {name, *past.targets}):
+        raise SystemExit(f"{settings.home} has no transfers to {', '.join(missing)}: run ground_truth.py first")
+    choices = choices_for(target, budgets, len(past))
+    every = tuple(sorted(target.entries))
+    best = {text: tuple(one["best"]) for text, one in choices.items()}
+    sizes = {len(one): draws(name, every, len(one)) for one in best.values()}
+    first = {max(one["ranking"], key=lambda task, of=one["ranking"]: of[task]) for one in choices.values()}
+    held = {(), every, *best.values(), *((task,) for task in first)}
+    return {
+        "target": name, "sources": every, "choices": choices, "realised": scores(target, sorted(held), SEEDS),
+        "one transfer per source": sum(row["seconds"] for row in measure(target, [((one,), 0) for one in every])),
+        "random": {str(size): scores(target, sets, RANDOM_SEEDS) for size, sets in sorted(sizes.items())},
+    }  # fmt: skip
+
+
+def choices_for(target: Target, budgets: Sequence[str], past: int) -> dict[str, Any]:
+    """Returns the planner's choice within each budget, with what it took from a cold start."""
+    path = target.path("choices", choices_version=VERSION, past=past, budgets=list(budgets),
+                       entries={task: entry.key for task, entry in target.entries.items()})  # fmt: skip
+    if (held := read_json(path)) is not None:
+        return held
+    found, reading = {}, 0.0
+    setup = target.settings.setup(target=True, within=f"choosing/{path.stem}")
+    zoo = setup.workspace.home / "zoo"
+    if not zoo.exists():
+        zoo.parent.mkdir(parents=True)
+        zoo.symlink_to(target.setup.workspace.home.resolve() / "zoo")
+    bench = FusionBench(setup, setup.data(target.name, target.settings.target_rows), "merge")
+    for text in ("0", *(one for one in budgets if one != "0")):  # the others find what the first has read
+        with measured() as cost:
+            choice = plan_sources(setup, target.name, bench, rows=target.settings.target_rows,
+                                  budget=Budget.parse(text), remember=False)  # fmt: skip
+        reading = cost.seconds if text == "0" else reading
+        found[text] = {**described(choice), "seconds": reading + choice.trial.seconds}
+    write_json(path, found)
+    return found
 
 
 def described(choice: Choice) -> dict[str, Any]:
-    """Returns what the planner chose, what it would have chosen had it not been against all, and what that cost."""
+    """Returns what the planner chose, and what it would have chosen had it not been against all."""
     assert choice.table is not None
     sets = {tuple(sorted(names)): gain for names, gain in choice.sets}
     tried = {tuple(sorted(one.sources)): one.gain for one in choice.trial.tried if not one.dropped}
@@ -72,12 +91,11 @@ def described(choice: Choice) -> dict[str, Any]:
     return {
         "chosen": sorted(entry.task for entry in choice.entries), "best": list(best), "predicted": gain.to_dict(),
         "trainings": choice.trial.trainings,
-        "seconds": sum(choice.table.estimator_seconds.values()) + choice.trial.seconds,  # when they were first made
         "ranking": {one.task: one.gain.mean for one in choice.table.sources},
     }  # fmt: skip
 
 
-def draws(target: str, names: list[str], size: int) -> list[tuple[str, ...]]:
+def draws(target: str, names: Sequence[str], size: int) -> list[tuple[str, ...]]:
     """Returns 20 different random sets of a size, or all there are; always the same ones for a target."""
     generator = np.random.default_rng([*target.encode(), size])
     found: dict[tuple[str, ...], None] = {}
@@ -86,38 +104,32 @@ def draws(target: str, names: list[str], size: int) -> list[tuple[str, ...]]:
     return list(found)
 
 
-def scores(target: truth.Target, sources: tuple[str, ...], seeds: Sequence[int]) -> list[float]:
-    """Trains from the merge of the sources with every seed, or reads what was trained before."""
-    metric, found = target.data.spec.main_metric, []
-    starts = truth.Starts(target.setup, {name: target.entries[name] for name in sources})
-    for seed in seeds:
-        key = target.setup.key("truth set", truth_version=truth.VERSION, data=target.data.identity, seed=seed,
-                               sources=[target.entries[name].key for name in sorted(sources)])  # fmt: skip
-        path = target.setup.workspace.folder("truth", f"{key}.json")
-        if (held := read_json(path)) is None:
-            ((values, cost, _),) = truth.trainings(target, [Member(seed, starts.of(tuple(sorted(sources))))])
-            held = {"score": values[metric], "seconds": cost.seconds}
-            write_json(path, held)
-        found.append(held["score"])
-    return found
+def scores(target: Target, sets: Sequence[tuple[str, ...]], seeds: int) -> dict[str, list[float]]:
+    """Returns the scores of every set over the seeds."""
+    rows = measure(target, [(one, seed) for one in sets for seed in range(seeds)])
+    return {"+".join(one): [row["score"] for row in rows[i * seeds : (i + 1) * seeds]] for i, one in enumerate(sets)}
 
 
 def gains(one: dict[str, Any], budget: str) -> dict[str, float]:
     """Returns the relative gains over the target alone of one target's choice and of its yardsticks."""
-    alone, choice = float(np.mean(one["alone"])), one["choices"][budget]
-    unit = max(abs(alone), LEAST_BASELINE)
+    realised, choice = one["realised"], one["choices"][budget]
+    ranking = choice["ranking"]
+    alone = float(np.mean(realised[""]))
     random = one["random"][str(len(choice["best"]))]
     table = np.array(list(random.values()))
     crossed = [table[table[:, seed].argmax(), 1 - seed] for seed in (0, 1)] if table.shape[1] == 2 else [table.max()]
-    ranking = choice["ranking"]
-    member = max(random, key=lambda names: max(ranking.get(name, -1.0) for name in names.split("+")))
+    best_member = {names: max(ranking.get(name, -1.0) for name in names.split("+")) for names in random}
+    tied = [np.mean(random[names]) for names, gain in best_member.items() if gain == max(best_member.values())]
     score = {
-        "best predicted set": np.mean(one["realised"]["+".join(choice["best"])]),
+        "best predicted set": np.mean(realised["+".join(choice["best"])]),
+        "best predicted source": np.mean(realised[max(ranking, key=lambda name: ranking[name])]),
+        "all sources": np.mean(realised["+".join(one["sources"])]),
         "best of 20 random sets": np.mean(crossed),
         "best of 20 random sets, by the same seeds": table.mean(axis=1).max(),
         "mean of 20 random sets": table.mean(),
-        "max-member of 20 random sets": np.mean(random[member]),
+        "max-member of 20 random sets": np.mean(tied),
     }
+    unit = max(abs(alone), LEAST_BASELINE)
     found = {name: float((value - alone) / unit) for name, value in score.items()}
     found["choice"] = found["best predicted set"] if choice["chosen"] else 0.0
     return found
@@ -129,6 +141,8 @@ def summary(done: dict[str, dict[str, Any]], budgets: Sequence[str]) -> dict[str
     for budget in budgets:
         rows = [gains(one, budget) for one in done.values()]
         mine = np.array([row["best predicted set"] for row in rows])
+        seconds = [one["choices"][budget]["seconds"] for one in done.values()]
+        shares = [one["choices"][budget]["seconds"] / one["one transfer per source"] for one in done.values()]
         found[budget] = {
             "targets": len(rows),
             "gain": {name: float(np.mean([row[name] for row in rows])) for name in rows[0]},
@@ -137,24 +151,23 @@ def summary(done: dict[str, dict[str, Any]], budgets: Sequence[str]) -> dict[str
                 for name in rows[0] if name not in ("best predicted set", "choice")
             },
             "trained alone": sum(not one["choices"][budget]["chosen"] for one in done.values()),
-            "seconds": float(np.mean([one["choices"][budget]["seconds"] for one in done.values()])),
+            "seconds": float(np.mean(seconds)), "share of one transfer per source": float(np.median(shares)),
         }  # fmt: skip
     return found
 
 
 def main() -> None:
-    parser = truth.options_of(__doc__)
+    parser = options_of(__doc__, "chosen_sets.json")
     parser.add_argument("--budgets", type=names, default=["0", "6", "25%"])
     options = parser.parse_args()
-    settings = truth.settings_of(options)
+    settings = settings_of(options)
     done: dict[str, dict[str, Any]] = {}
     failed: list[str] = []
-    path = options.out / "chosen_sets.json"
-    with processes(options.jobs, os.cpu_count() or 1) as pool:
+    with processes(options.jobs, options.threads) as pool:
         waiting = {pool.submit(choose_for, settings, name, options.budgets): name for name in settings.targets}
         for name, result in finished(waiting, failed):
             done[name] = result
-            write_json(path, {
+            write_json(options.out, {
                 "question": (__doc__ or "").splitlines()[0], "targets": done, "summary": summary(done, options.budgets),
                 "provenance": record(),
             })  # fmt: skip

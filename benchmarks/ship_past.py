@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from adaptmtl.errors import DataError
 from adaptmtl.selection.gains import Past, Seen
 from adaptmtl.transfer.history import LEAST_BASELINE
 
@@ -31,6 +32,8 @@ def measured_past(truth: Path, seen: Path) -> list[Past]:
         scores[row["target"], row["sources"]].append(row["score"])
     found = []
     for row in pq.read_table(seen).to_pylist():
+        if (row["target"], row["sources"]) not in scores:
+            raise DataError(f"{seen} has {row['sources']} for {row['target']}, {truth} has not: measure both anew")
         alone = float(np.mean(scores[row["target"], ""]))
         gain = (float(np.mean(scores[row["target"], row["sources"]])) - alone) / max(abs(alone), LEAST_BASELINE)
         candidate = Seen(tuple(row["sources"].split("+")), row["probe"], row["hscore"], row["alike"])

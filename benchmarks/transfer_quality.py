@@ -1,8 +1,9 @@
 """Which estimator ranks sources best, how sure is it, and what does it cost, against transfers that were measured?
 
 Reads ``results/ground_truth.parquet`` (target, sources, n_sources, seed, metric, score, seconds, method),
-``results/ground_truth_scores.parquet`` (target, source, estimator, score, standard_error, seconds) and, for the gains
-that the planner predicts, ``results/ground_truth_seen.parquet``. Everything learned is learned from other targets. With
+``results/ground_truth_scores.parquet`` (target, source, estimator, score, standard_error, seconds), for the gains that
+the planner predicts ``results/ground_truth_seen.parquet``, and for pivots ``results/ground_truth_texts.parquet``
+(target, embedding). Everything learned is learned from other targets. With
 ``--reference DIR`` it also judges what can run from a matrix alone on the published RoBERTa-base matrix of Su et al.
 2022.
 
@@ -16,6 +17,7 @@ import csv
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,15 @@ import numpy as np
 import pyarrow.parquet as pq
 from ship_past import measured_past
 
-from adaptmtl.errors import DataError
+from adaptmtl.errors import DataError, SelectionError
 from adaptmtl.provenance import record
 from adaptmtl.selection.gains import GainModel, Past, profile_of
+from adaptmtl.selection.reading import ROOM
 from adaptmtl.storage import write_json
 from adaptmtl.tasks.catalogue import load_catalogue
 from adaptmtl.tasks.overlap import tasks_related_to
-from adaptmtl.transfer.judge import Predicted, Truth, differences, judge, references
-from adaptmtl.transfer.pivot import pivot_score
+from adaptmtl.transfer.judge import Predicted, Truth, differences, judge, popularity, references
+from adaptmtl.transfer.pivot import cosine, pivot_score
 from adaptmtl.transfer.quality import sign_auc, split_half_ceiling
 
 RESULTS = Path(__file__).parent / "results"
@@ -119,8 +122,13 @@ def related_targets(names: Iterable[str]) -> dict[str, frozenset[str]]:
     return {name: tasks_related_to(tasks[name], tasks) for name in names if name in tasks}
 
 
-def planned(past: Sequence[Past], scores: Mapping[str, Mapping[str, Predicted]]) -> dict[str, Predicted]:
-    """Returns the planner's predicted gains of sources and sets, learned from other targets, none of them related."""
+def planned(past: Sequence[Past], seconds: Mapping[str, float | None]) -> dict[str, Predicted]:
+    """Returns the planner's predicted gains of sources and sets, learned from other targets, none of them related.
+
+    Args:
+        past: what was measured on all targets, with what had been seen before.
+        seconds: of reading, by target; the regression takes milliseconds.
+    """
     found = {}
     related = related_targets({one.target for one in past})
     for target in sorted({one.target for one in past}):
@@ -130,12 +138,41 @@ def planned(past: Sequence[Past], scores: Mapping[str, Mapping[str, Predicted]])
         model = GainModel(others, own[0].backbone, target, profile)
         gains = model.predict([one.seen for one in own], own[0].reading)
         names = ["+".join(one.seen.sources) for one in own]
-        probe = scores.get("probe", {}).get(target)
         found[target] = Predicted(
             {name: gain.mean for name, gain in zip(names, gains, strict=True)},
-            probe.seconds if probe else None,  # it reads the same features; the regression takes milliseconds
+            seconds.get(target),
             {name: (gain.low, gain.high) for name, gain in zip(names, gains, strict=True)},
         )
+    return found
+
+
+def reading_seconds(rows: Sequence[Row]) -> dict[str, float | None]:
+    """Returns what the planner's reading took by target: of all sources, and of as many merges as it reads besides."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.get("seconds") is not None:
+            found[row["target"]].append(row["seconds"])
+    return {target: math.fsum(each) * (1 + ROOM / len(each)) for target, each in found.items()}
+
+
+def pivots(truths: Sequence[Truth], embeddings: Mapping[str, np.ndarray]) -> dict[str, Predicted]:
+    """Returns what each source did for other targets, none of them related, weighted by how alike their texts are."""
+    found = {}
+    related = related_targets(truth.target for truth in truths)
+    gains = {
+        (t.target, s): float(gain) for t in truths for s, gain in zip(t.sources, t.gains.mean(axis=1), strict=True)
+    }
+    for truth in truths:
+        if truth.target not in embeddings:
+            continue
+        left_out = {truth.target, *related.get(truth.target, ())}
+        known = {pair: gain for pair, gain in gains.items() if pair[0] not in left_out}
+        alike = {name: cosine(embeddings[truth.target], vector) for name, vector in embeddings.items()}
+        values = {}
+        for source in truth.sources:
+            with suppress(SelectionError):  # no other target was measured from it
+                values[source] = pivot_score(source, known, alike, truth.target)
+        found[truth.target] = Predicted(values, 0.0)
     return found
 
 
@@ -248,6 +285,10 @@ def judged_sets(rows: Sequence[Row], scores: Mapping[str, Mapping[str, Predicted
             made[name] = by
         made[f"{name} (best member)"] = of_members(by, truths, max)
         made[f"{name} (mean member)"] = of_members(by, truths, np.mean)
+    single_truths, _ = read_truths(rows, lambda row: row["n_sources"] == 1)
+    popular = popularity(single_truths, related_targets(truth.target for truth in single_truths))
+    made["popularity (best member)"] = of_members(popular, truths, max)
+    made["popularity (mean member)"] = of_members(popular, truths, np.mean)
     made["number of sources"] = {t.target: Predicted({s: s.count("+") + 1.0 for s in t.sources}, 0.0) for t in truths}
     return {**table(truths, made), **facts}
 
@@ -276,8 +317,13 @@ def main() -> None:
         scores = read_scores(pq.read_table(options.scores).to_pylist()) if options.scores.exists() else {}
         seen = options.truth.with_name(f"{options.truth.stem}_seen.parquet")
         if seen.exists():
-            scores[PLANNER] = planned(measured_past(options.truth, seen), scores)
+            seconds = reading_seconds(pq.read_table(seen).to_pylist())
+            scores[PLANNER] = planned(measured_past(options.truth, seen), seconds)
         truths, facts = read_truths(rows, lambda row: row["n_sources"] == 1)
+        texts = options.truth.with_name(f"{options.truth.stem}_texts.parquet")
+        if texts.exists():
+            embeddings = {row["target"]: np.array(row["embedding"]) for row in pq.read_table(texts).to_pylist()}
+            scores["pivot"] = pivots(truths, embeddings)
         result["truth"] = {**table(truths, scores), **facts, "noise": noise(truths)}
         print(f"{len(truths)} targets, {result['truth']['pairs']} pairs\n\n{markdown(result['truth'])}")
         if sets := judged_sets(rows, scores):

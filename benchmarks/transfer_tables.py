@@ -29,7 +29,7 @@ WIDTH, HEIGHT, MARGIN = 640, 360, 56
 
 def quality_table(result: Mapping[str, Any]) -> str:
     """Returns one table of estimators, best Spearman first, with only the columns that hold something."""
-    rows = sorted(result["rows"], key=lambda row: -(row["figures"].get("spearman") or -9.0))
+    rows = sorted(result["rows"], key=lambda row: -_or(row["figures"].get("spearman"), -9.0))
     columns = [name for name in TITLES if any(row["figures"].get(name) is not None for row in rows)]
     timed = any(row["seconds"] for row in rows)
     head = ["estimator", "targets", *(TITLES[name] for name in columns), *(["s per target", "cost"] if timed else [])]
@@ -157,6 +157,10 @@ def written(document: str, results: Mapping[str, Any]) -> str:
         if found:
             document = filled(document, marker, write(found))
     return document
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
 
 
 def _targets(row: Mapping[str, Any]) -> str:

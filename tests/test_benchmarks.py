@@ -5,12 +5,17 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 from types import ModuleType
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from toy_tasks import write_rows, write_task
+
+from adaptmtl.errors import DataError
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -18,7 +23,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tasks")
-    for name in ("opinion", "mood", "colour"):
+    for name in ("opinion", "mood", "colour", "nouns", "verdict"):
         write_task(folder, name)
     (folder / "toys.yaml").write_text("name: toys\ndescription: toy tasks\ntasks: [opinion, mood, colour]\n")
     return folder
@@ -130,6 +135,64 @@ def test_target_study(benchmark, tasks: Path):
     assert found["seconds"]["peft + Trainer"] == pytest.approx(read_and_trained + 3 * 0.2)
     assert found["cpu_seconds"]["peft + Trainer"] == pytest.approx(read_and_trained + 3 * 0.4)
     assert found["seconds"]["ratio"] == pytest.approx((read_and_trained + 0.6) / 3)
+
+
+def test_ground_truth_and_what_is_judged_by_it(benchmark, tasks: Path, tmp_path: Path, monkeypatch):
+    given = ("--task-file", str(tasks), "--sources", "mood,colour,nouns", "--targets", "opinion,verdict")
+    _, truth = benchmark("ground_truth", *given, "--only-runs")
+    out = tmp_path / "ground_truth"
+    assert truth["missing"] == [] and not out.with_name("ground_truth_seen.parquet").exists()
+    runs = pq.read_table(out.with_suffix(".parquet")).to_pylist()
+    plan = {(row["target"], row["sources"]) for row in runs}
+    assert ("opinion", "") in plan and ("verdict", "colour+mood+nouns") in plan and len(plan) == 2 * (1 + 3 + 2)
+    with monkeypatch.context() as patched:
+        patched.setattr("transfers._trainings", lambda _, members: pytest.fail("trained again") if members else ())
+        patched.setattr("ground_truth.processes", lambda *_: Here())
+        benchmark("ground_truth", *given)
+    assert pq.read_table(out.with_suffix(".parquet")).to_pylist() == runs
+    scores = pq.read_table(out.with_name("ground_truth_scores.parquet")).to_pylist()
+    named = {row["estimator"] for row in scores if row["source"] == "colour"}
+    assert {"probe", "logme", "tupate", "taskemb", "first_order", "few_step", "leep", "knn"} <= named
+    assert {row["source"] for row in scores if row["estimator"] == "first_order"} == {one for _, one in plan} - {""}
+    _, chosen = benchmark("chosen_sets", *given, "--budgets", "0,4")
+    one = chosen["targets"]["verdict"]["choices"]
+    assert 0 < one["4"]["trainings"] <= 4 and one["4"]["seconds"] > one["0"]["seconds"] > 0
+    gain = chosen["summary"]["0"]["gain"]
+    assert {"best predicted set", "all sources", "max-member of 20 random sets", "choice"} <= set(gain)
+    quality = importlib.import_module("transfer_quality")
+    monkeypatch.setattr(sys, "argv", ["", "--truth", str(out.with_suffix(".parquet")), "--scores",
+        str(out.with_name("ground_truth_scores.parquet")), "--out", str(tmp_path / "quality.json")])  # fmt: skip
+    quality.main()
+    found = json.loads((tmp_path / "quality.json").read_text())
+    judged = {row["name"]: row for row in found["truth"]["rows"]}
+    assert judged["planner"]["seconds"] > 0 and judged["pivot"]["scored"] == 1
+    assert {"first_order", "planner", "popularity (mean member)"} <= {row["name"] for row in found["sets"]["rows"]}
+
+
+def test_what_an_unfinished_truth_lacks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    rows = [{"target": "a", "sources": "", "score": 0.5}, {"target": "a", "sources": "b", "score": 0.6}]
+    seen = [{"target": "a", "sources": one, "reading": "rows", "probe": 0.0, "hscore": 0.0, "alike": 0.0,
+             "backbone": "x"} for one in ("b", "c")]  # fmt: skip
+    for name, table in (("truth", rows), ("seen", seen)):
+        pq.write_table(pa.Table.from_pylist(table), tmp_path / name)
+    with pytest.raises(DataError, match="has c for a"):
+        importlib.import_module("ship_past").measured_past(tmp_path / "truth", tmp_path / "seen")
+
+
+class Here:
+    """A pool of processes that is this process."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def submit(self, work, *given):
+        done: Future = Future()
+        done.set_result(work(*given))
+        return done
 
 
 def test_screen_overlap(monkeypatch: pytest.MonkeyPatch, tasks: Path, tmp_path: Path):

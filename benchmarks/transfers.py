@@ -1,0 +1,235 @@
+"""Real transfers that benchmarks measure against: one target, its possible sources, and trainings that are kept.
+
+Every training is a file of its own in the workspace, named by all that it depends on, so that a killed run loses one
+training at most and other benchmarks, other numbers of seeds and other sets of sources find what was trained before.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import names
+from common import parser as shared_parser
+
+from adaptmtl.adapters.methods import LoraWeights
+from adaptmtl.fusion.delta import from_peft
+from adaptmtl.fusion.methods import merged_start, start_from
+from adaptmtl.provenance import Cost, measured
+from adaptmtl.storage import read_json, write_json
+from adaptmtl.tasks.catalogue import load_catalogue
+from adaptmtl.training.adapter import train_adapter
+from adaptmtl.training.data import TaskData
+from adaptmtl.training.group import Member, train_group
+from adaptmtl.training.recipe import Encoding, Recipe
+from adaptmtl.training.score import score
+from adaptmtl.training.setup import Setup, make_setup
+from adaptmtl.transfer.sources import find_sources
+from adaptmtl.workspace import Workspace
+from adaptmtl.zoo.build import ensure_adapter
+from adaptmtl.zoo.index import Entry
+from adaptmtl.zoo.store import Zoo
+
+VERSION = 4
+SOURCES = (
+    "mnli", "snli", "qnli", "scitail", "sick", "mrpc", "stsb", "cola", "sst2", "trec", "subj", "ag_news", "tweet_irony",
+    "tweet_emotion", "tweet_hate", "conll2000", "en_ewt", "ncbi_disease", "mit_restaurant", "squad", "policy_qa",
+    "subjqa-electronics", "cosmos_qa", "social_i_qa",
+)  # fmt: skip
+#: None of the sources, so that what a target's own adapter is asked for is never taken for a source.
+TARGETS = ("rte", "wic", "scicite", "ethos", "wnut17", "mit_movie", "balanced_copa", "cr", "sst5", "wikigold")
+#: A set's sources, and the seed of a training from them on the target; no sources: the target alone.
+Start = tuple[tuple[str, ...], int]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the transfers depend on besides the code.
+
+    Attributes:
+        steps: of a training on a target; None for the recipe's default.
+        as_they_are: take the zoo's adapters however they were trained.
+    """
+
+    home: Path
+    mirror: Path | None = None
+    task_file: Path | None = None
+    backbone: str = "minilm"
+    source_rows: int = 2500
+    target_rows: int = 250
+    eval_rows: int | None = 500
+    steps: int | None = None
+    max_length: int = 64
+    source_length: int = 64
+    seeds: int = 3
+    sources: tuple[str, ...] = SOURCES
+    targets: tuple[str, ...] = TARGETS
+    as_they_are: bool = False
+
+    def setup(self, *, target: bool, within: str = "") -> Setup:
+        """Returns the settings of the sources' own training, or of the targets'.
+
+        Args:
+            target: of the targets'.
+            within: folder of the workspace that is a workspace of its own; the sources' zoo is not there.
+        """
+        base = Workspace()
+        workspace = Workspace(home=self.home / within, mirror=self.mirror or base.mirror, offline=True)
+        return make_setup(
+            self.backbone, workspace=workspace, recipe=Recipe(steps=self.steps if target else None),
+            encoding=Encoding(self.max_length if target else self.source_length),
+            catalogue=load_catalogue(self.task_file), eval_rows=self.eval_rows,
+        )  # fmt: skip
+
+
+def train_source(settings: Settings, task: str) -> dict[str, Any]:
+    """Trains one source's adapter, or finds it, and returns what it is."""
+    setup = settings.setup(target=False)
+    found = Zoo(setup.workspace).find(task=task, method="lora", backbone_hash=setup.backbone.hash)
+    if settings.as_they_are and len(found) == 1:
+        entry = found[0]
+    elif settings.as_they_are and found:
+        raise SystemExit(f"{settings.home} has {len(found)} adapters of {task}; with --as-they-are there must be one")
+    else:
+        entry = ensure_adapter(setup, task, settings.source_rows, 0)
+    manifest = entry.manifest()
+    return {
+        "task": task, "kind": str(manifest.task.kind), "rows": entry.train_rows, "metric": entry.metric,
+        "score": manifest.metrics[entry.metric].value, "seconds": manifest.cost.seconds, "key": entry.key,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Target:
+    """One target with what may be its sources."""
+
+    settings: Settings
+    setup: Setup
+    data: TaskData
+    entries: dict[str, Entry]
+    excluded: list[list[str]]
+
+    @classmethod
+    def of(cls, settings: Settings, name: str) -> Target:
+        """Reads the rows and looks for sources among those of the settings.
+
+        Raises:
+            SystemExit: the workspace has adapters of other tasks too, which a planner would choose from.
+        """
+        setup = settings.setup(target=True)
+        data = setup.data(name, settings.target_rows)
+        candidates = find_sources(setup, data, None)
+        if strangers := {entry.task for entry in candidates.entries} - set(settings.sources):
+            raise SystemExit(f"{settings.home} has adapters that are no sources: {', '.join(sorted(strangers))}")
+        entries = {entry.task: entry for entry in candidates.entries}
+        return cls(settings, setup, data, entries, [list(one) for one in candidates.excluded])
+
+    @property
+    def name(self) -> str:
+        """The task."""
+        return self.data.spec.name
+
+    def path(self, part: str, **facts: object) -> Path:
+        """Returns where a part of what is known of the target is kept, by all that it depends on."""
+        key = self.setup.key("truth", part=part, truth_version=VERSION, data=self.data.identity, **facts)
+        return self.setup.workspace.folder("truth", f"{key}.json")
+
+
+def measure(target: Target, wanted: Sequence[Start]) -> list[dict[str, Any]]:
+    """Trains from each set of sources with its seed, or reads what was trained before; one row per training."""
+
+    def kept(one: Start) -> Path:
+        sources, seed = one
+        return target.path("run", sources=[target.entries[name].key for name in sorted(sources)], seed=seed)
+
+    missing = [one for one in wanted if read_json(kept(one)) is None]
+    starts, metric = _Starts(target), target.data.spec.main_metric
+    members = [Member(seed, starts.of(sources)) for sources, seed in missing]
+    for one, (values, cost, steps) in zip(missing, _trainings(target, members), strict=True):
+        write_json(kept(one), {
+            "score": values[metric], "seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds, "steps": steps,
+        })  # fmt: skip
+    rows = []
+    for sources, seed in wanted:
+        held = read_json(kept((sources, seed)))
+        assert held is not None
+        rows.append({
+            "target": target.name, "sources": "+".join(sorted(sources)), "n_sources": len(sources), "seed": seed,
+            "metric": metric, **held, "target_rows": len(target.data.train.rows),
+            "eval_rows": len(target.data.validation.rows), "method": "merge",
+        })  # fmt: skip
+    return rows
+
+
+def _trainings(target: Target, members: Sequence[Member]) -> Iterator[tuple[dict[str, float], Cost, int]]:
+    """Trains members, side by side on a GPU and one by one on a CPU, and yields scores, cost and steps of each."""
+    setup, data = target.setup, target.data
+
+    def scored(out: np.ndarray) -> dict[str, float]:
+        return score(data, data.validation, out).values
+
+    if torch.cuda.is_available():
+        groups = train_group(setup.workspace, setup.backbone, data, setup.recipe, members)
+        while True:
+            with measured() as cost:
+                if (group := next(groups, None)) is None:
+                    return
+                outputs = group.outputs(setup.workspace, data.validation)
+            for out in outputs:  # members share their forward passes, and so their time
+                share = Cost(cost.seconds / len(outputs), cost.cpu_seconds / len(outputs))
+                yield scored(out), share, group.log.steps
+    for member in members:
+        with measured() as cost:
+            trained = train_adapter(
+                setup.workspace, setup.backbone, data, setup.recipe, member.seed, start=member.start
+            )
+            out = trained.outputs(setup.workspace, data.validation)
+        yield scored(out), cost, trained.log.steps
+
+
+class _Starts:
+    """LoRA weights to begin from, by set of sources; each merge is made once."""
+
+    def __init__(self, target: Target):
+        self.target = target
+        self.made: dict[tuple[str, ...], LoraWeights | None] = {(): None}
+
+    def of(self, sources: tuple[str, ...]) -> LoraWeights | None:
+        """Returns the start; None without sources."""
+        setup, entries = self.target.setup, self.target.entries
+        if (names := tuple(sorted(sources))) not in self.made:
+            bundles = [entries[name].load(backbone_hash=setup.backbone.hash) for name in names]
+            if len(bundles) == 1:
+                self.made[names] = start_from(setup, bundles[0])
+            else:
+                self.made[names] = merged_start(setup, [from_peft(one.adapter, one.lora_config) for one in bundles])
+        return self.made[names]
+
+
+def options_of(description: str | None, results: str) -> argparse.ArgumentParser:
+    """Returns the parser of all benchmarks on these transfers."""
+    parser = shared_parser(description, results, "--backbone", "--threads", "--mirror", "--home", "--task-file")
+    parser.add_argument("--targets", type=names, help="names of tasks, with commas; the benchmark's own without it")
+    parser.add_argument("--sources", type=names, help="the same")
+    for name in ("seeds", "target_rows", "steps", "max_length", "eval_rows", "source_rows"):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Settings, name))
+    parser.add_argument("--as-they-are", action="store_true", help="take adapters of the zoo however they were trained")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once; they share one device")
+    return parser
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """Returns what the options say."""
+    chosen = {name: getattr(options, name) for name in Settings.__dataclass_fields__ if hasattr(options, name)}
+    if options.smoke:
+        chosen |= {"source_rows": 48, "target_rows": 48, "steps": 4, "max_length": 48, "eval_rows": 60, "seeds": 2}
+        chosen["sources"] = chosen["sources"] or ("snli", "stsb", "conll2000")
+        chosen["targets"] = chosen["targets"] or ("rte", "qed")
+    chosen = {name: value for name, value in chosen.items() if value is not None or name == "eval_rows"}
+    chosen |= {"home": options.home or Workspace().home}
+    return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()})
