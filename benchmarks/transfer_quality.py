@@ -147,12 +147,12 @@ def planned(past: Sequence[Past], seconds: Mapping[str, float | None]) -> dict[s
 
 
 def reading_seconds(rows: Sequence[Row]) -> dict[str, float | None]:
-    """Returns what the planner's reading took by target: of all sources, and of as many merges as it reads besides."""
+    """Returns what the planner's reading took by target: of all sources and the plain backbone, and of merges."""
     found: dict[str, list[float]] = defaultdict(list)
     for row in rows:
         if row.get("seconds") is not None:
             found[row["target"]].append(row["seconds"])
-    return {target: math.fsum(each) * (1 + ROOM / len(each)) for target, each in found.items()}
+    return {target: math.fsum(each) * (1 + (ROOM - 1) / len(each)) for target, each in found.items()}
 
 
 def pivots(truths: Sequence[Truth], embeddings: Mapping[str, np.ndarray]) -> dict[str, Predicted]:

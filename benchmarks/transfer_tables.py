@@ -77,6 +77,35 @@ def sets_section(result: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def chosen_section(result: Mapping[str, Any]) -> str:
+    """Returns what the planner's choice really gained within each budget, beside other choices, and what it cost."""
+    summary = result["summary"]
+    named = ["best predicted set", *next(iter(summary.values()))["best predicted set minus"], "choice"]
+    lines = [
+        f"{len(result['targets'])} targets. Mean relative gain over the target alone; in brackets the best predicted "
+        "set minus the other, paired over targets, with its 95% interval. `choice` trains alone where no gain is "
+        "expected.",
+        "",
+        table_row("sources", *(f"budget {budget}" for budget in summary)),
+        table_row(*["---"] * (1 + len(summary))),
+    ]
+    for name in named:
+        cells = []
+        for one in summary.values():
+            minus = _bounds(one["best predicted set minus"].get(name))
+            cells.append(f"{one['gain'][name]:+.1%}".replace("-", "−") + (f" ({minus})" if minus else ""))
+        lines.append(table_row(name, *cells))
+    lines += [
+        table_row("targets trained alone", *(one["trained alone"] for one in summary.values())),
+        table_row("seconds", *(f"{one['seconds']:.0f}" for one in summary.values())),
+        table_row(
+            "share of one transfer per source",
+            *(f"{one['share of one transfer per source']:.1%}" for one in summary.values()),
+        ),
+    ]
+    return "\n".join(lines)
+
+
 def signatures_section(result: Mapping[str, Any]) -> str:
     """Returns the table of ranking by signatures."""
     lines = [
@@ -99,6 +128,7 @@ def signatures_section(result: Mapping[str, Any]) -> str:
 SECTIONS: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], str]]] = {
     "transfer-quality": ("transfer_quality.json", "truth", truth_section),
     "transfer-sets": ("transfer_quality.json", "sets", sets_section),
+    "chosen-sets": ("chosen_sets.json", "", chosen_section),
     "transfer-published": ("transfer_quality.json", "published", published_section),
     "rank-signatures": ("rank_signatures.json", "", signatures_section),
 }

@@ -28,7 +28,8 @@ from adaptmtl.training.loop import Log
 from adaptmtl.training.score import evaluate
 from adaptmtl.training.setup import Setup
 from adaptmtl.training.sizes import sizes_of
-from adaptmtl.transfer.history import History, Transfer, recipe_of
+from adaptmtl.transfer.history import Transfer, recipe_of
+from adaptmtl.transfer.remember import remember_transfers
 from adaptmtl.transfer.sources import find_sources
 
 VERSION = 2
@@ -228,8 +229,7 @@ def _remember(plan: Plan, choice: Choice, runs: Mapping[str, Sequence[_Done]], m
                     plan.method if name == "fused" else "start", recipe, run.facts["seconds"],
                     seen=seen.to_json() if seen else "",
                 ))  # fmt: skip
-    if found:
-        History(setup.workspace).record(found)
+    remember_transfers(setup, data, found)
 
 
 def _stands_for(plan: Plan, name: str) -> str:

@@ -20,7 +20,8 @@ from adaptmtl.training.data import TaskData
 from adaptmtl.training.setup import Setup
 from adaptmtl.training.sizes import sizes_of
 from adaptmtl.training.speed import tokens_per_second
-from adaptmtl.transfer.history import History, Transfer, recipe_of
+from adaptmtl.transfer.history import Transfer, recipe_of
+from adaptmtl.transfer.remember import remember_transfers
 from adaptmtl.transfer.sides import Start
 from adaptmtl.transfer.sources import find_sources, overlap_note
 from adaptmtl.zoo.index import Entry
@@ -128,11 +129,9 @@ def plan_sources(
 
 def _remember(reader: Reader, sets: dict[Sources, Seen], trial: Trial, method: str) -> None:
     """Puts what was really trained into the workspace's history."""
-    if not trial.tried:
-        return
     setup, spec = reader.setup, reader.data.spec
     recipe = recipe_of(setup)
-    History(setup.workspace).record([
+    remember_transfers(setup, reader.data, [
         Transfer(
             setup.backbone.hash, spec.name, sets[one.sources].sources, seed, score, alone, spec.main_metric,
             len(reader.data.train.rows) - trial.rows, f"trial of {method}", recipe, trial.seconds / trial.trainings,

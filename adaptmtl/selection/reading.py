@@ -38,8 +38,8 @@ from adaptmtl.zoo.index import Entry
 READING_TOKENS = 220_000
 #: Target rows that are read: few different numbers, so that another source in the zoo seldom means to read all anew.
 ROW_STEPS = (LEAST_ROWS, 180, 256, 360, ESTIMATE_ROWS)
-#: Merged sources that may be read beside the single ones.
-ROOM = 3
+#: What is read beside the single sources: up to three merges of them, and the plain backbone.
+ROOM = 4
 #: Sources that are read at all, where the zoo has more: those whose texts are nearest to the target's.
 MOST_READ = 64
 
@@ -171,7 +171,8 @@ class Reader:
         self.setup, self.data, self.seed = setup, data, seed
         per_row = sizes_of(data.train).tokens / len(data.train.rows)
         least = min(LEAST_ROWS, len(data.train.rows))
-        affordable = int(min(allowed / (per_row * least), len(candidates.entries)))
+        readings = int(min(allowed / (per_row * least), 2.0 * len(candidates.entries) + ROOM))
+        affordable = max(readings // 2, readings - ROOM)  # of few sources there are fewer merges
         most = max(1, affordable if most is None else min(most, affordable))
         kept, left = _nearest(setup, data, candidates.entries, most)
         reasons = tuple((entry.task, f"only the {most} sources with the nearest texts are read") for entry in left)

@@ -241,7 +241,5 @@ def _checked(one: Transfer, now: str) -> tuple[Any, ...]:
         one.backbone, one.target, sources, int(one.seed), float(one.score), float(one.baseline), one.metric,
         int(one.rows), one.method, one.recipe, float(one.seconds), one.created or now, one.seen,
     )  # fmt: skip
-    identity = [
-        value for name, value in zip(_COLUMNS, values, strict=True) if name not in ("seconds", "created", "seen")
-    ]
+    identity = [value for name, value in zip(_COLUMNS, values, strict=True) if name not in ("seconds", "created")]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest(), *values

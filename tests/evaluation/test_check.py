@@ -271,7 +271,9 @@ def test_adapters_of_unknown_tasks_are_no_part_of_multi_task_training():
 
 def test_what_the_arms_gained_goes_into_the_history(trained):
     check(trained, "opinion", sources=["mood"], seeds=2, arms_wanted=["target_adapter", "best_source", "fused"])
-    rows = [row for row in History(trained.workspace).history(trained.backbone.hash).rows if row.target == "opinion"]
+    history = History(trained.workspace).history(trained.backbone.hash)
+    assert history.embeddings["opinion"].shape == (trained.backbone.hidden_size,)
+    rows = [row for row in history.rows if row.target == "opinion"]
     found = {(row.sources, row.method, row.seed) for row in rows if not row.method.startswith("trial")}
     assert {(("mood",), how, seed) for how in ("start", "merge") for seed in (0, 1)} <= found
     assert all(row.metric == "accuracy" and 0 <= row.score <= 1 and 0 <= row.baseline <= 1 for row in rows)

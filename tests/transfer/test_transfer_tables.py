@@ -53,6 +53,16 @@ def test_only_what_is_at_hand_is_written(tables):
     assert tables.written(after, {"transfer_quality.json": {"truth": RESULT}}) == after
 
 
+def test_what_was_chosen_stands_beside_other_choices(tables):
+    gain = {"best predicted set": 0.021, "mean of 20 random sets": -0.004, "choice": 0.02}
+    one = {"gain": gain, "best predicted set minus": {"mean of 20 random sets": [0.025, 0.01, 0.04]},
+           "trained alone": 1, "seconds": 61.2, "share of one transfer per source": 0.123}  # fmt: skip
+    text = tables.chosen_section({"targets": {"a": {}, "b": {}}, "summary": {"0": one}})
+    assert text.startswith("2 targets.") and "| best predicted set | +2.1% |" in text
+    assert "| mean of 20 random sets | −0.4% (+0.025 [+0.010, +0.040]) |" in text and "| choice | +2.0% |" in text
+    assert "| seconds | 61 |" in text and text.endswith("| share of one transfer per source | 12.3% |")
+
+
 def test_a_merge_is_compared_with_its_members(tables):
     minus = {"planner (best member)": {"spearman": [-0.1, -0.4, 0.2]}, "size": {"spearman": [0.3, 0.1, 0.5]}}
     text = tables.sets_section({**RESULT, "planner_minus": minus})
