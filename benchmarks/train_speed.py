@@ -39,7 +39,7 @@ OURS = ("same work", "default")
 EQUAL = 0.005
 #: What a peer is tried with: multiples of our learning rate and epochs, and whether the model's own dropout is on.
 PEER_SETTINGS = (
-    (1.0, 0.5, False), (1.0, 1.0, False), (1.0, 2.0, False), (1.0, 1.0, True), (2.0, 1.0, False),
+    (1.0, 0.5, False), (1.0, 1.0, False), (1.0, 2.0, False), (1.0, 1.0, True), (1 / 3, 1.0, False), (1 / 3, 2.0, False),
 )  # fmt: skip
 #: Steps of the runs that find each peer's fastest precision; the first of two is not looked at.
 TRIAL_STEPS = 6
