@@ -22,7 +22,7 @@ LAYERS = (
     ("studies",),
     ("report",),
     ("execution",),
-    ("cli",),
+    ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MODULES = {

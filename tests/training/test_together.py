@@ -47,8 +47,8 @@ for name, data in parts.items():
     trained = train_adapter(workspace, setup.backbone, data, setup.recipe, 0)
     found |= {f"{name}.{layer}.{i}": t for layer, pair in trained.weights.items() for i, t in enumerate(pair)}
     seen[name] = [trained.log.steps, trained.log.rows, trained.log.tokens, trained.log.losses]
-shared = train_shared(workspace, setup.backbone, parts, setup.recipe, 0, full=True)
-found |= {f"shared.{name}": t for name, t in shared.encoder.items()}
+shared = train_shared(workspace, setup.backbone, parts, setup.recipe, 0, full=False)
+found |= {f"shared.{layer}.{i}": t for layer, pair in shared.lora.items() for i, t in enumerate(pair)}
 seen["shared"] = [shared.log.steps, shared.log.rows, shared.log.tokens, shared.log.losses]
 rank = os.environ.get("RANK", "alone")
 save_file({name: t.detach().contiguous().clone() for name, t in found.items()}, home / f"{rank}.safetensors")
@@ -76,7 +76,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def train(tmp_path: Path, tasks: Path, tiny_backbone: str):
-    """Trains two adapters and a shared encoder, in a home of that name."""
+    """Trains two adapters and one that two tasks share, in a home of that name."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
 
@@ -99,8 +99,7 @@ def test_two_processes_train_what_one_does(train):
     weights = [load_file(two / f"{rank}.safetensors") for rank in (0, 1)]
     for name, tensor in load_file(one / "alone.safetensors").items():
         assert torch.equal(weights[0][name], weights[1][name])
-        # all weights hold some whose gradient is 0 but for rounding (a key's bias), which AdamW makes steps of
-        torch.testing.assert_close(weights[0][name], tensor, rtol=1e-3, atol=5e-4 if "shared" in name else 2e-5)
+        torch.testing.assert_close(weights[0][name], tensor, rtol=1e-3, atol=2e-5)
     for name, (steps, rows, tokens, losses) in expected.items():
         assert seen[name][:3] == [steps, rows, tokens]
         assert seen[name][3] == pytest.approx(losses, rel=1e-4)
