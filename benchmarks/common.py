@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+#: Tasks of all kinds whose rows come with packages.
+TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq", "pubmed_qa", "vader_amazon", "commonsense_qa",
+         "social_i_qa", "disfl_qa")  # fmt: skip
 
 
 def names(text: str) -> list[str]:
@@ -56,6 +59,30 @@ def finished(waiting: Mapping[Future[Any], str], failed: list[str]) -> Iterator[
             print(f"failed: {failed[-1]}", flush=True)
 
 
+def run_missing(
+    options: argparse.Namespace, work: Callable[..., dict[str, float]], asked: Mapping[str, tuple[Any, ...]],
+    runs: dict[str, dict[str, float]], save: Callable[[], None],
+) -> None:  # fmt: skip
+    """Runs what of a grid has not been run, saves after each, and ends the program with what failed, if anything did.
+
+    Args:
+        options: what ``work`` is given first; jobs, and the threads of all together.
+        work: one run.
+        asked: name -> what ``work`` is given besides.
+        runs: name -> what it returned; those at hand are not run again.
+        save: called after each run and at the end.
+    """
+    failed: list[str] = []
+    with processes(options.jobs, options.threads) as pool:
+        waiting = {pool.submit(work, options, *one): name for name, one in asked.items() if name not in runs}
+        for name, run in finished(waiting, failed):
+            runs[name] = run
+            save()
+            print(name, {part: round(value, 3) for part, value in run.items()}, flush=True)
+    end(failed)
+    save()
+
+
 def end(failed: list[str]) -> None:
     """Ends the program with what failed, if anything did.
 
@@ -85,6 +112,23 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return float(np.mean(values)), float(np.mean(values) - half), float(np.mean(values) + half)
 
 
+def setup_of(
+    recipe: Any, *, backbone: str, home: Path | None, mirror: Path | None, task_file: Path | None, max_length: int,
+    eval_rows: int | None,
+) -> Any:  # fmt: skip
+    """Returns the settings that the options of the engine's benchmarks stand for."""
+    from adaptmtl.tasks.catalogue import load_catalogue
+    from adaptmtl.training.recipe import Encoding
+    from adaptmtl.training.setup import make_setup
+    from adaptmtl.workspace import Workspace
+
+    base = Workspace()
+    return make_setup(
+        backbone, workspace=Workspace(home=home or base.home, mirror=mirror or base.mirror), recipe=recipe,
+        encoding=Encoding(max_length), catalogue=load_catalogue(task_file), eval_rows=eval_rows,
+    )  # fmt: skip
+
+
 def train_once(options: argparse.Namespace, recipe: Any, task: str, seed: int) -> dict[str, float]:
     """Trains and scores one adapter; the states of its rows are made in an empty cache and timed apart.
 
@@ -99,19 +143,13 @@ def train_once(options: argparse.Namespace, recipe: Any, task: str, seed: int) -
     """
     from adaptmtl.backbone.precision import default_dtype
     from adaptmtl.provenance import measured
-    from adaptmtl.tasks.catalogue import load_catalogue
     from adaptmtl.training.adapter import train_adapter
     from adaptmtl.training.loop import accelerator
-    from adaptmtl.training.recipe import Encoding
     from adaptmtl.training.score import score
-    from adaptmtl.training.setup import make_setup
-    from adaptmtl.workspace import Workspace
 
-    base = Workspace()
-    setup = make_setup(
-        options.backbone, workspace=Workspace(home=options.home or base.home, mirror=options.mirror or base.mirror),
-        recipe=recipe, encoding=Encoding(options.max_length), catalogue=load_catalogue(options.task_file),
-        eval_rows=options.eval_rows,
+    setup = setup_of(
+        recipe, backbone=options.backbone, home=options.home, mirror=options.mirror, task_file=options.task_file,
+        max_length=options.max_length, eval_rows=options.eval_rows,
     )  # fmt: skip
     data = without_states(setup.data(task, options.rows))  # an earlier run in this process left its own
     with tempfile.TemporaryDirectory() as folder:

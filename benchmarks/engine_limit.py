@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -87,20 +88,22 @@ def peak(dtype: Any, device: Any, budget: float) -> float:
 
 def timed(work: Callable[[], Any], device: Any, budget: float, least: int = 3) -> list[float]:
     """Returns the seconds of single calls, after one to warm up, until the budget is spent."""
-    import torch
-
-    def one() -> float:
-        started = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
-
-    one()
+    timed_once(work, device)
     found: list[float] = []
     while len(found) < least or sum(found) < budget:
-        found.append(one())
+        found.append(timed_once(work, device))
     return found
+
+
+def timed_once(work: Callable[[], Any], device: Any) -> float:
+    """Returns the seconds of one call."""
+    import torch
+
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 class Step:
@@ -227,8 +230,6 @@ def rows_and_sources(setup: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 def shared_forward(setup: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measures steps of several adapters on one forward pass against the same steps, adapter after adapter."""
-    import torch
-
     from adaptmtl.adapters.heads import make_head
     from adaptmtl.backbone.precision import default_dtype
     from adaptmtl.training.adapter import fit
@@ -240,27 +241,21 @@ def shared_forward(setup: Any, options: argparse.Namespace) -> list[dict[str, An
     length, steps, device = options.lengths[0], options.shared_steps, accelerator().device
     split, recipe = synthetic(setup, options.batch * steps, length), dataclasses.replace(setup.recipe, steps=steps)
     data = TaskData(split.spec, split, split, "random tokens")
-    states = split.states(setup.workspace, recipe.layers_below(setup.backbone), default_dtype(), device)
-
-    def seconds(work: Callable[[], Any]) -> float:
-        started = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return time.perf_counter() - started
+    k = recipe.layers_below(setup.backbone)
+    states = split.states(setup.workspace, k, default_dtype(), device)
 
     def together(count: int) -> float:
         group = Group(setup.backbone, data, recipe, [Member(seed) for seed in range(count)])
-        return seconds(lambda: group.fit(setup.workspace))
+        return timed_once(lambda: group.fit(setup.workspace), device)
 
     def apart(count: int) -> float:
         found = 0.0
         for seed in range(count):
             head = make_head(split.spec, setup.backbone.hidden_size, None, seed)
-            k = recipe.layers_below(setup.backbone)
             model = lora_model(setup.backbone, recipe.method, k, head, default_dtype()).model.to(device)
-            found += seconds(lambda m=model, s=seed: fit(
-                m, split, states, recipe, s, recipe.learning_rate, setup.workspace, "alone"))  # fmt: skip
+            found += timed_once(partial(
+                fit, model, split, states, recipe, seed, recipe.learning_rate, setup.workspace, "alone"
+            ), device)  # fmt: skip
         return found
 
     result = []

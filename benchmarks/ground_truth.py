@@ -71,15 +71,19 @@ def starts_to_measure(names: Sequence[str], settings: Settings, target: str) -> 
 
 def train_target(settings: Settings, name: str) -> dict[str, Any]:
     """Trains every start for one target; what was trained before is read from the workspace."""
-    target = Target.of(settings, name)
-    runs = measure(target, starts_to_measure(sorted(target.entries), settings, name))
-    return {"target": name, "kind": str(target.data.spec.kind), "runs": runs, "excluded": target.excluded}
+    return runs_of(Target.of(settings, name))
+
+
+def runs_of(target: Target) -> dict[str, Any]:
+    """Returns all transfers to one target, trained where they are not kept."""
+    runs = measure(target, starts_to_measure(sorted(target.entries), target.settings, target.name))
+    return {"target": target.name, "kind": str(target.data.spec.kind), "runs": runs, "excluded": target.excluded}
 
 
 def score_target(settings: Settings, name: str) -> dict[str, Any]:
     """Asks every estimator and the planner about one target, and puts what was measured into the history."""
     target = Target.of(settings, name)
-    result = train_target(settings, name)
+    result = runs_of(target)
     plan = list(dict.fromkeys(tuple(row["sources"].split("+")) for row in result["runs"] if row["sources"]))
     path = target.path(
         "scores", scores_version=VERSION, estimate_version=sides.VERSION, estimators=_estimators(),

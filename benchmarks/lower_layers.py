@@ -16,11 +16,9 @@ import argparse
 from typing import Any
 
 import numpy as np
-from common import end, finished, mean_interval, names, processes, train_once
+from common import TASKS, mean_interval, names, run_missing, train_once
 from common import parser as shared_parser
 
-TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq", "pubmed_qa", "vader_amazon", "commonsense_qa",
-         "social_i_qa", "disfl_qa")  # fmt: skip
 #: Quality that may be lost, in the unit of the tasks' main metrics (all between 0 and 1).
 MARGIN = 0.01
 
@@ -94,17 +92,7 @@ def main() -> None:
         result["provenance"] = record()
         write_json(options.out, result)
 
-    failed: list[str] = []
-    with processes(options.jobs, options.threads) as pool:
-        waiting = {
-            pool.submit(one_run, options, *one): name for name, one in asked.items() if name not in result["runs"]
-        }
-        for name, run in finished(waiting, failed):
-            result["runs"][name] = run
-            save()
-            print(name, {part: round(value, 3) for part, value in result["runs"][name].items()}, flush=True)
-    end(failed)
-    save()
+    run_missing(options, one_run, asked, result["runs"], save)
     good = [one["k"] for one in result["curve"] if one["k"] == 0 or (one["low"] is not None and one["low"] > -MARGIN)]
     result["largest k within the margin"] = max(good)
     write_json(options.out, result)

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from common import parser as shared_parser
+from common import setup_of, without_states
 
 CANDIDATES = (1, 2, 3)
 
@@ -50,8 +51,7 @@ def estimate_ours(setup: Any, target: Any, entries: list[Any]) -> tuple[list[str
     """Estimates all sources from an empty cache and returns their keys, the best first."""
     from adaptmtl.transfer.estimate import estimate
 
-    fresh = dataclasses.replace(target, train=dataclasses.replace(target.train, _states={}))
-    fresh.train.__dict__["encoded"] = target.train.encoded
+    fresh = without_states(target)
     rows = len(target.train.rows)
     found, cost = timed(lambda: estimate(setup, fresh, entries, names=("probe",), rows=rows, tokens=float("inf")))
     ranked = sorted(found.sources, key=lambda one: -one.scores["probe"].value if "probe" in one.scores else np.inf)
@@ -180,17 +180,12 @@ def main() -> None:
 
     from adaptmtl.provenance import record
     from adaptmtl.storage import read_json, write_json
-    from adaptmtl.tasks.catalogue import load_catalogue
-    from adaptmtl.training.recipe import Encoding, Recipe
-    from adaptmtl.training.setup import make_setup
-    from adaptmtl.workspace import Workspace
+    from adaptmtl.training.recipe import Recipe
 
     torch.set_num_threads(options.threads)
-    base = Workspace()
-    workspace = Workspace(home=options.home or base.home, mirror=options.mirror or base.mirror)
-    setup = make_setup(
-        options.backbone, workspace=workspace, recipe=Recipe(epochs=options.epochs),
-        encoding=Encoding(options.max_length), catalogue=load_catalogue(options.task_file), eval_rows=options.eval_rows,
+    setup = setup_of(
+        Recipe(epochs=options.epochs), backbone=options.backbone, home=options.home, mirror=options.mirror,
+        task_file=options.task_file, max_length=options.max_length, eval_rows=options.eval_rows,
     )  # fmt: skip
     settings = {name: value for name, value in vars(options).items()
                 if name not in ("home", "mirror", "out", "task_file", "peer_sources", "peer_trainings")}  # fmt: skip

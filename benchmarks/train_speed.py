@@ -28,12 +28,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import end, finished, mean_interval, names, processes, without_states
+from common import TASKS, end, finished, mean_interval, names, processes, setup_of, without_states
 from common import parser as shared_parser
 
 SPEED_TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq")
-QUALITY_TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq", "pubmed_qa", "vader_amazon",
-                 "commonsense_qa", "social_i_qa", "disfl_qa")  # fmt: skip
 OURS = ("same work", "default")
 #: Mean quality that a peer's setting may be below ours and still count as equal.
 EQUAL = 0.005
@@ -108,25 +106,18 @@ def _prepare(
     import torch
 
     torch.set_num_threads(threads)
-    globals()["_PLACE"] = (mirror, home, backbone, task_file)
+    globals()["_PLACE"] = {"mirror": mirror, "home": home, "backbone": backbone, "task_file": task_file}
 
 
 def _run(job: Job) -> dict[str, Any]:
-    from adaptmtl.tasks.catalogue import load_catalogue
-    from adaptmtl.training.recipe import Encoding, Recipe
-    from adaptmtl.training.setup import make_setup
-    from adaptmtl.workspace import Workspace
+    from adaptmtl.training.recipe import Recipe
 
-    mirror, home, backbone, task_file = globals()["_PLACE"]
-    base = Workspace()
-    workspace = Workspace(home=home or base.home, mirror=mirror or base.mirror)
     own = job.steps if job.side == "ours" and job.steps > 0 else None
     recipe = Recipe(
         epochs=job.epochs, steps=own, lower_layers=None if job.variant == "default" else 0,
         learning_rate=job.learning_rate or Recipe().learning_rate,
     )  # fmt: skip
-    setup = make_setup(backbone, workspace=workspace, recipe=recipe, encoding=Encoding(job.max_length),
-                       catalogue=load_catalogue(task_file), eval_rows=job.eval_rows)  # fmt: skip
+    setup = setup_of(recipe, max_length=job.max_length, eval_rows=job.eval_rows, **globals()["_PLACE"])
     data = setup.data(job.task, job.rows)
     _ = data.train.encoded, data.validation.encoded
     if job.side == "ours":
@@ -318,7 +309,7 @@ def main() -> None:
         __doc__, "train_speed.json", "--backbone", "--device", "--threads", "--mirror", "--home", "--task-file"
     )
     parser.add_argument("--tasks", type=names, default=list(SPEED_TASKS))
-    parser.add_argument("--quality-tasks", type=names, default=list(QUALITY_TASKS))
+    parser.add_argument("--quality-tasks", type=names, default=list(TASKS))
     parser.add_argument("--peers", type=names, default=["peft", "adapters"])
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--eval-rows", type=int, default=1000)

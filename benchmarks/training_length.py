@@ -15,11 +15,8 @@ import argparse
 from typing import Any
 
 import numpy as np
-from common import end, finished, mean_interval, names, processes, train_once
+from common import TASKS, mean_interval, names, run_missing, train_once
 from common import parser as shared_parser
-
-TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq", "pubmed_qa", "vader_amazon", "commonsense_qa",
-         "social_i_qa", "disfl_qa")  # fmt: skip
 
 
 def one_run(options: argparse.Namespace, task: str, steps: int, seed: int) -> dict[str, float]:
@@ -86,17 +83,7 @@ def main() -> None:
         result["provenance"] = record()
         write_json(options.out, result)
 
-    failed: list[str] = []
-    with processes(options.jobs, options.threads) as pool:
-        waiting = {
-            pool.submit(one_run, options, *one): name for name, one in asked.items() if name not in result["runs"]
-        }
-        for name, run in finished(waiting, failed):
-            result["runs"][name] = run
-            save()
-            print(name, {part: round(value, 3) for part, value in run.items()}, flush=True)
-    end(failed)
-    save()
+    run_missing(options, one_run, asked, result["runs"], save)
     print(result["curve"], flush=True)
 
 

@@ -147,23 +147,19 @@ def measure(target: Target, wanted: Sequence[Start]) -> list[dict[str, Any]]:
         sources, seed = one
         return target.path("run", sources=[target.entries[name].key for name in sorted(sources)], seed=seed)
 
-    missing = [one for one in wanted if read_json(kept(one)) is None]
+    done = {one: run for one in wanted if (run := read_json(kept(one))) is not None}
+    missing = [one for one in wanted if one not in done]
     starts, metric = _Starts(target), target.data.spec.main_metric
     members = [Member(seed, starts.of(sources)) for sources, seed in missing]
     for one, (values, cost, steps) in zip(missing, _trainings(target, members), strict=True):
-        write_json(kept(one), {
-            "score": values[metric], "seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds, "steps": steps,
-        })  # fmt: skip
-    rows = []
-    for sources, seed in wanted:
-        held = read_json(kept((sources, seed)))
-        assert held is not None
-        rows.append({
-            "target": target.name, "sources": "+".join(sorted(sources)), "n_sources": len(sources), "seed": seed,
-            "metric": metric, **held, "target_rows": len(target.data.train.rows),
-            "eval_rows": len(target.data.validation.rows), "method": "merge",
-        })  # fmt: skip
-    return rows
+        done[one] = {"score": values[metric], "seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds, "steps": steps}
+        write_json(kept(one), done[one])
+    return [
+        {"target": target.name, "sources": "+".join(sorted(one[0])), "n_sources": len(one[0]), "seed": one[1],
+         "metric": metric, **done[one], "target_rows": len(target.data.train.rows),
+         "eval_rows": len(target.data.validation.rows), "method": "merge"}
+        for one in wanted
+    ]  # fmt: skip
 
 
 def _trainings(target: Target, members: Sequence[Member]) -> Iterator[tuple[dict[str, float], Cost, int]]:

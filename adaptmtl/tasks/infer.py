@@ -14,7 +14,7 @@ from adaptmtl.tasks.column_facts import Table
 from adaptmtl.tasks.infer_kinds import SAID, Found, Wanted
 from adaptmtl.tasks.kind import Kind, kinds
 from adaptmtl.tasks.sources.local import read_file
-from adaptmtl.tasks.spec import FileRows, TaskSpec
+from adaptmtl.tasks.spec import NAME, FileRows, TaskSpec
 
 #: Below this the guess is called unsure.
 SURE = 0.7
@@ -89,7 +89,7 @@ def infer_task(
     """
     forced = kinds[kind] if kind is not None else None
     data = Path(data).expanduser()
-    if name is not None and task_name(Path(name)) != name:
+    if name is not None and not re.fullmatch(NAME, name):
         raise DataError(f"task name {name!r}: give one of a to z, 0 to 9, _ and -, such as {task_name(Path(name))!r}")
     table = Table.of(read_file(data))
     _check_header(table, data)

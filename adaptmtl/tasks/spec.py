@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from adaptmtl.errors import UnknownNameError
 from adaptmtl.tasks.kind import Kind, kinds
 
+#: What a task may be called.
+NAME = r"^[a-z0-9][a-z0-9_\-]*$"
+
 
 def _kind(name: Any) -> Kind:
     try:
@@ -89,7 +92,7 @@ class TaskSpec(_Frozen):
         verified: where and when the rows were loaded and counted; None where the task is only declared.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_\-]*$")
+    name: str = Field(pattern=NAME)
     kind: Annotated[Kind, PlainValidator(_kind), PlainSerializer(str)]
     description: str = ""
     language: str = "en"

@@ -141,9 +141,8 @@ def run(
     peaks = [group["lr"] for group in optimizer.param_groups]
     own = model, optimizer
     together = _Together(device, trained) if device.num_processes > 1 else None
-    model = device.prepare_model(
-        model, evaluation_mode=together is not None
-    )  # not wrapped: gradients are added up here
+    # together, it is not wrapped either: gradients are added up below
+    model = device.prepare_model(model, evaluation_mode=together is not None)
     optimizer = device.prepare_optimizer(optimizer)
     if together is not None and checkpoint is not None:
         checkpoint = checkpoint.of_process(device.process_index, device.num_processes)
@@ -165,8 +164,9 @@ def run(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed + _APART * device.process_index)
         model.train()
-        whole = checkpoint is not None and (together is None or together.agreed(checkpoint.step))
-        if checkpoint is not None and whole and (facts := checkpoint.read(*own, extra)) is not None:
+        if checkpoint is not None and together is not None and not together.agreed(checkpoint.step):
+            checkpoint.remove()  # killed between two processes' writes: they begin anew together
+        if checkpoint is not None and (facts := checkpoint.read(*own, extra)) is not None:
             log = Log(**facts)
             reporter.say(f"{description}: going on after step {log.steps} of {steps}")
             if skip is not None:

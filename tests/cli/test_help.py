@@ -64,8 +64,10 @@ def test_shown_defaults_are_those_of_the_library():
 
     from adaptmtl.backbone.load import DEFAULT_BACKBONE
     from adaptmtl.cli.options import Training
-    from adaptmtl.training.recipe import Encoding, Recipe
+    from adaptmtl.training.recipe import LEAST_STEPS, Encoding, Recipe
 
+    told = next(field for field in fields(Training) if field.name == "epochs").type
+    assert f"below {LEAST_STEPS} steps" in str(told)
     shown = {field.name: field.default for field in fields(Training)}
     recipe = Recipe()
     assert shown.pop("rank") == recipe.method.rank
