@@ -48,6 +48,10 @@ class StorageError(AdaptMTLError):
     """A product could not be written: the disk is full or the folder is not writable."""
 
 
+class FullDiskError(StorageError):
+    """A product could not be written, because the disk is full or the quota used up."""
+
+
 def suggest(seen: str, known: Iterable[str], most: int = 3) -> str:
     """Returns ``"; did you mean a, b?"`` for the closest known names, or an empty string."""
     close = difflib.get_close_matches(seen.lower(), sorted(known), n=most, cutoff=0.5)

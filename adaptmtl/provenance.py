@@ -8,7 +8,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,6 +48,12 @@ class Cost:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_memory_mib: float = 0.0
+
+    def add(self, *earlier: Sequence[float]) -> None:
+        """Adds wall and processor seconds of processes that were killed before this one took over."""
+        for seconds, cpu_seconds in earlier:
+            self.seconds += seconds
+            self.cpu_seconds += cpu_seconds
 
 
 @contextmanager

@@ -18,7 +18,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from adaptmtl.errors import StorageError
+from filelock import FileLock
+
+from adaptmtl.errors import FullDiskError, StorageError
 
 KEY_LENGTH = 20
 #: How the names of unfinished files and folders begin.
@@ -70,6 +72,23 @@ def publish_folder(final: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Lets one process at a time make a product, while others that want it wait; a killed one holds nobody up.
+
+    Raises:
+        StorageError: the folder is not writable.
+    """
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f"{path.name}.lock"))
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Writes a file whole or not at all.
 
@@ -112,7 +131,7 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(f"disk full while writing {path}: free some space and run the command again") from error
+            raise FullDiskError(f"disk full while writing {path}: free some space and run the command again") from error
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise StorageError(
                 f"cannot write {path} ({error.strerror}): set ADAPTMTL_HOME to a writable folder"

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from adaptmtl.errors import AdaptMTLError
+
 T = TypeVar("T")
 
 
@@ -56,6 +58,19 @@ class Workspace:
     def folder(self, *parts: str) -> Path:
         """Returns a path below ``home`` (not created)."""
         return self.home.joinpath(*parts)
+
+
+def number_of(variable: str, default: float) -> float:
+    """Returns a number from the environment, such as a limit.
+
+    Raises:
+        AdaptMTLError: it is set and no number.
+    """
+    value = os.environ.get(variable)
+    try:
+        return default if value is None else float(value)
+    except ValueError:
+        raise AdaptMTLError(f"{variable} is {value!r}: give a number, such as {default:g}, or unset it") from None
 
 
 def _path(variable: str) -> Path | None:

@@ -221,6 +221,7 @@ def main() -> None:
         for task, one in finished(waiting, failed):
             sources.append(one)
             print(f"source {task}: {one['metric']} {one['score']:.3f}, {one['seconds']:.0f} s", flush=True)
+        end(failed)  # other sources are other sets
         settings = replace(settings, sources=tuple(sorted(one["task"] for one in sources)))
 
         def save() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from common import names
 from common import parser as shared_parser
 
 from adaptmtl.adapters.methods import LoraWeights
-from adaptmtl.fusion.delta import from_peft
-from adaptmtl.fusion.methods import merged_start, start_from
+from adaptmtl.fusion.methods import start_from
 from adaptmtl.provenance import Cost, measured
 from adaptmtl.storage import read_json, write_json
 from adaptmtl.tasks.catalogue import load_catalogue
@@ -31,18 +30,20 @@ from adaptmtl.training.score import score
 from adaptmtl.training.setup import Setup, make_setup
 from adaptmtl.transfer.sources import find_sources
 from adaptmtl.workspace import Workspace
-from adaptmtl.zoo.build import ensure_adapter
+from adaptmtl.zoo.build import adapter_key, ensure_adapter
 from adaptmtl.zoo.index import Entry
 from adaptmtl.zoo.store import Zoo
 
-VERSION = 4
+VERSION = 5
 SOURCES = (
-    "mnli", "snli", "qnli", "scitail", "sick", "mrpc", "stsb", "cola", "sst2", "trec", "subj", "ag_news", "tweet_irony",
-    "tweet_emotion", "tweet_hate", "conll2000", "en_ewt", "ncbi_disease", "mit_restaurant", "squad", "policy_qa",
-    "subjqa-electronics", "cosmos_qa", "social_i_qa",
+    "mnli", "snli", "qnli", "scitail", "sick", "mrpc", "boolq", "cola", "sst2", "trec", "subj", "ag_news",
+    "tweet_irony", "tweet_emotion", "tweet_hate", "conll2000", "en_ewt", "ncbi_disease", "mit_restaurant", "squad",
+    "policy_qa", "subjqa-electronics", "cosmos_qa", "social_i_qa",
 )  # fmt: skip
 #: None of the sources, so that what a target's own adapter is asked for is never taken for a source.
-TARGETS = ("rte", "wic", "scicite", "ethos", "wnut17", "mit_movie", "balanced_copa", "cr", "sst5", "wikigold")
+TARGETS = (
+    "rte", "wic", "scicite", "sst5", "cr", "stsb", "wnut17", "mit_movie", "balanced_copa", "subjqa-grocery",
+)  # fmt: skip
 #: A set's sources, and the seed of a training from them on the target; no sources: the target alone.
 Start = tuple[tuple[str, ...], int]
 
@@ -79,12 +80,13 @@ class Settings:
             within: folder of the workspace that is a workspace of its own; the sources' zoo is not there.
         """
         base = Workspace()
-        workspace = Workspace(home=self.home / within, mirror=self.mirror or base.mirror, offline=True)
-        return make_setup(
+        workspace = Workspace(home=self.home, mirror=self.mirror or base.mirror, offline=True)
+        setup = make_setup(
             self.backbone, workspace=workspace, recipe=Recipe(steps=self.steps if target else None),
             encoding=Encoding(self.max_length if target else self.source_length),
             catalogue=load_catalogue(self.task_file), eval_rows=self.eval_rows,
         )  # fmt: skip
+        return replace(setup, workspace=replace(workspace, home=self.home / within))
 
 
 def train_source(settings: Settings, task: str) -> dict[str, Any]:
@@ -119,7 +121,8 @@ class Target:
         """Reads the rows and looks for sources among those of the settings.
 
         Raises:
-            SystemExit: the workspace has adapters of other tasks too, which a planner would choose from.
+            SystemExit: the workspace has adapters of other tasks too, or others of these tasks, which a planner would
+                choose from.
         """
         setup = settings.setup(target=True)
         data = setup.data(name, settings.target_rows)
@@ -127,6 +130,14 @@ class Target:
         if strangers := {entry.task for entry in candidates.entries} - set(settings.sources):
             raise SystemExit(f"{settings.home} has adapters that are no sources: {', '.join(sorted(strangers))}")
         entries = {entry.task: entry for entry in candidates.entries}
+        if not settings.as_they_are:
+            own = settings.setup(target=False)
+            wanted = {task: adapter_key(own, task, settings.source_rows, 0) for task in entries}
+            if others := sorted(task for task, entry in entries.items() if entry.key != wanted[task]):
+                raise SystemExit(
+                    f"{settings.home} has other adapters than these settings train, of {', '.join(others)}: "
+                    "take another --home, or --as-they-are"
+                )
         return cls(settings, setup, data, entries, [list(one) for one in candidates.excluded])
 
     @property
@@ -185,6 +196,7 @@ def _trainings(target: Target, members: Sequence[Member]) -> Iterator[tuple[dict
                 setup.workspace, setup.backbone, data, setup.recipe, member.seed, start=member.start
             )
             out = trained.outputs(setup.workspace, data.validation)
+        cost.add(trained.log.earlier)
         yield scored(out), cost, trained.log.steps
 
 
@@ -200,10 +212,7 @@ class _Starts:
         setup, entries = self.target.setup, self.target.entries
         if (names := tuple(sorted(sources))) not in self.made:
             bundles = [entries[name].load(backbone_hash=setup.backbone.hash) for name in names]
-            if len(bundles) == 1:
-                self.made[names] = start_from(setup, bundles[0])
-            else:
-                self.made[names] = merged_start(setup, [from_peft(one.adapter, one.lora_config) for one in bundles])
+            self.made[names] = start_from(setup, bundles)
         return self.made[names]
 
 

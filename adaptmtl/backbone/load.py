@@ -28,7 +28,8 @@ DEFAULT_BACKBONE = "minilm"
 #: Batches are padded to a multiple of so many tokens: a small set of shapes, since each new one costs time.
 PAD_TO = 16
 _FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt",
-          "special_tokens_map.json", "added_tokens.json", "spiece.model", "sentencepiece.bpe.model")  # fmt: skip
+          "special_tokens_map.json", "added_tokens.json", "spiece.model", "spm.model",
+          "sentencepiece.bpe.model")  # fmt: skip
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 
 
@@ -230,7 +231,7 @@ def _hash_files(folder: Path) -> str:
     relevant = (
         *("*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer.json", "tokenizer_config.json"),
         *("vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", "spiece.model"),
-        "sentencepiece.bpe.model",
+        *("spm.model", "sentencepiece.bpe.model"),
     )
     parts = {}
     for path in sorted({path for pattern in relevant for path in folder.glob(pattern)}):

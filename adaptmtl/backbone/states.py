@@ -3,7 +3,7 @@
 Nothing below the lowest adapter changes in training and dropout is off there, so the states are exact; every epoch,
 seed, source and arm on the same rows shares them. They lie on disk as one memory-mapped array, under a key made of
 the backbone's weights, the encoded rows, k and the dtype. Folders are evicted, least recently used first, when the
-cache outgrows its limit; a split that would not fit at all is recomputed batch by batch, with the same rounding.
+cache outgrows its limit; a split that would not fit at all is recomputed batch by batch, to within rounding.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from torch import Tensor
 from adaptmtl.backbone.load import PAD_TO, Backbone
 from adaptmtl.backbone.precision import default_dtype, replace_linears
 from adaptmtl.backbone.segments import lower_part
-from adaptmtl.errors import StorageError
-from adaptmtl.storage import PARTIAL, key_of, publish_folder, read_json, write_json
+from adaptmtl.errors import FullDiskError, StorageError
+from adaptmtl.storage import PARTIAL, alone, key_of, publish_folder, read_json, write_json
 from adaptmtl.tasks.encoded import EncodedRows
-from adaptmtl.workspace import Workspace
+from adaptmtl.workspace import Workspace, number_of
 
 VERSION = 1
 DEFAULT_LIMIT_GIB = 8.0
 _TOKENS_PER_BATCH = 8192
+_ATTEMPTS = 3
 
 
 class States(Protocol):
@@ -121,23 +122,39 @@ def states_of(
     stored = np.dtype(np.uint16 if dtype == torch.bfloat16 else np.float32)
     shape = (encoded.n_tokens, backbone.hidden_size)
     size = stored.itemsize * shape[0] * shape[1]
-    if not _valid(folder, shape, stored):
-        limit = float(os.environ.get("ADAPTMTL_STATES_GIB", DEFAULT_LIMIT_GIB)) * 2**30
+    limit = number_of("ADAPTMTL_STATES_GIB", DEFAULT_LIMIT_GIB) * 2**30
+
+    def recomputed(reason: str) -> States:
+        workspace.reporter.say(
+            f"states of {encoded.n_rows} rows take {size / 2**30:.1f} GiB, {reason}: recomputing them in every step"
+        )
+        return RecomputedStates(backbone, encoded, k, dtype, device)
+
+    for _ in range(_ATTEMPTS):
+        with suppress(FileNotFoundError):  # another process evicted them just now
+            if _valid(folder, shape, stored):
+                return _opened(folder, shape, stored, encoded.offsets)
         if size > limit:
-            workspace.reporter.say(
-                f"states of {encoded.n_rows} rows take {size / 2**30:.1f} GiB, more than the cache's "
-                f"{limit / 2**30:.1f} GiB (ADAPTMTL_STATES_GIB): recomputing them in every step"
-            )
-            return RecomputedStates(backbone, encoded, k, dtype, device)
-        _evict(root, int(limit - size), keep=folder)
-        shutil.rmtree(folder, ignore_errors=True)
-        with publish_folder(folder) as temporary:
-            _compute(temporary / "states.bin", workspace, backbone, encoded, k, dtype, device, shape, stored)
-            write_json(temporary / "states.json", {"shape": list(shape), "dtype": stored.name, "bytes": size})
+            return recomputed(f"more than the cache's {limit / 2**30:.1f} GiB (ADAPTMTL_STATES_GIB)")
+        with alone(folder):
+            if _valid(folder, shape, stored):  # another process has made them meanwhile
+                continue
+            _evict(root, int(limit - size), keep=folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                with publish_folder(folder) as temporary:
+                    _compute(temporary / "states.bin", workspace, backbone, encoded, k, dtype, device, shape, stored)
+                    write_json(temporary / "states.json", {"shape": list(shape), "dtype": stored.name, "bytes": size})
+            except FullDiskError:
+                return recomputed(f"more than {root} has room for")
+    raise StorageError(f"cached states in {folder} vanish as soon as they are made: raise ADAPTMTL_STATES_GIB")
+
+
+def _opened(folder: Path, shape: tuple[int, int], stored: np.dtype, offsets: np.ndarray) -> CachedStates:
     with suppress(OSError):  # the cache may be on a read-only disk; only the order of eviction suffers
         os.utime(folder / "states.json")
     file = (folder / "states.bin").open("rb", buffering=0) if hasattr(os, "preadv") else None
-    return CachedStates(np.memmap(folder / "states.bin", dtype=stored, mode="r", shape=shape), encoded.offsets, file)
+    return CachedStates(np.memmap(folder / "states.bin", dtype=stored, mode="r", shape=shape), offsets, file)
 
 
 def token_batches(lengths: np.ndarray, tokens: int = _TOKENS_PER_BATCH) -> Iterator[np.ndarray]:
@@ -208,7 +225,10 @@ def _read(file: int, into: np.ndarray, offset: int) -> None:
     while left:
         count = os.preadv(file, [left], offset)
         if count == 0:
-            raise StorageError("cached states end before their last row: remove the folder states below ADAPTMTL_HOME")
+            raise StorageError(
+                f"cached states end before their last row, {offset:,} bytes into the file: "
+                "remove the folder states below ADAPTMTL_HOME, they are made again"
+            )
         left, offset = left[count:], offset + count
 
 
@@ -252,7 +272,7 @@ def _evict(root: Path, room: int, keep: Path) -> None:
     """Removes least recently used folders until the rest takes at most ``room`` bytes."""
     entries: list[tuple[float, int, Path]] = []
     for folder in _folders(root):
-        with suppress(FileNotFoundError):  # another process may be evicting too
+        with suppress(FileNotFoundError):  # another process may be evicting too, or publishing
             meta = folder / "states.json"
             modified = (meta if meta.exists() else folder).stat().st_mtime
             entries.append((modified, sum(file.stat().st_size for file in folder.iterdir()), folder))
@@ -260,11 +280,12 @@ def _evict(root: Path, room: int, keep: Path) -> None:
     for modified, size, folder in sorted(entries):
         if used <= room:
             break
-        if folder != keep and time.time() - modified > 1.0:
+        unfinished = folder.name.startswith(PARTIAL)  # counts, but may be another process's
+        if folder != keep and not unfinished and time.time() - modified > 1.0:
             shutil.rmtree(folder, ignore_errors=True)
             used -= size
 
 
 def _folders(root: Path) -> Iterable[Path]:
     found = root.iterdir() if root.is_dir() else ()
-    return [path for path in found if path.is_dir() and not path.name.startswith(PARTIAL)]
+    return [path for path in found if path.is_dir()]

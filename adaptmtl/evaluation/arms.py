@@ -124,7 +124,7 @@ def _target_full(plan: Plan, seed: int) -> Run:
 
 def _best_source(plan: Plan, seed: int) -> Run:
     source = plan.related[0]
-    start = start_from(plan.setup, source.load(backbone_hash=plan.setup.backbone.hash))
+    start = start_from(plan.setup, [source.load(backbone_hash=plan.setup.backbone.hash)])
     setup, description = plan.setup, f"{plan.target.spec.name} from {source.task}"
     trained = train_adapter(
         setup.workspace, setup.backbone, plan.target, setup.recipe, seed, start=start, description=description
@@ -245,6 +245,7 @@ def _shared_encoder(plan: Plan, entries: tuple[Entry, ...]) -> tuple[dict[str, T
                 setup.workspace, setup.backbone, tasks, replace(setup.recipe, steps=steps), 0, full=True,
                 mixing=Mixing(), description=f"multi-task on {len(tasks)} tasks",
             )  # fmt: skip
+        cost.add(shared.log.earlier)
         held = {
             "seconds": cost.seconds, "rows": shared.log.rows, "tokens": shared.log.tokens, "steps": shared.log.steps,
             "flops": shared.log.tokens * flops_per_token(setup, full=True),

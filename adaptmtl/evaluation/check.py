@@ -32,7 +32,7 @@ from adaptmtl.transfer.history import Transfer, recipe_of
 from adaptmtl.transfer.remember import remember_transfers
 from adaptmtl.transfer.sources import find_sources
 
-VERSION = 2
+VERSION = 3
 DEFAULT_ARMS = ("target_adapter", "target_full", "best_source", "fused", "multitask_chosen", "multitask_all")
 
 
@@ -264,6 +264,7 @@ def _run(plan: Plan, name: str, seed: int) -> _Done:
             run = arm.run(plan, seed)
             scored = evaluate(run.trained, setup.workspace, plan.target)
         log, before = run.trained.log, run.before or Log()
+        cost.add(log.earlier, before.earlier)
         facts = {
             "values": scored.values,
             "seconds": cost.seconds,

@@ -6,21 +6,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from adaptmtl.fusion.methods import merged_start
+from adaptmtl.fusion.methods import start_from
 from adaptmtl.fusion.run import adapters_of, run_fusion
 from adaptmtl.provenance import measured
 from adaptmtl.selection.halving import HeldOut
 from adaptmtl.storage import key_of, read_json, write_json
 from adaptmtl.tasks.metrics import metrics
 from adaptmtl.training.data import TaskData
-from adaptmtl.training.loop import Log
 from adaptmtl.training.score import score
 from adaptmtl.training.setup import Setup
 from adaptmtl.transfer.short_runs import hold_out
 from adaptmtl.transfer.sides import Start
 from adaptmtl.zoo.index import Entry
 
-START_VERSION, TRIAL_VERSION = 3, 4
+START_VERSION, TRIAL_VERSION = 4, 5
 
 
 class FusionBench:
@@ -52,12 +51,12 @@ class FusionBench:
         return len(self.part(0).validation.rows) / len(self.target.train.rows)
 
     def start(self, entries: Sequence[Entry]) -> Start:
-        """Returns the mean of the sources' updates as weights of the recipe's shape."""
+        """Returns what a training from these sources begins with, as :func:`merge_and_tune` makes it."""
         return Start(
             task=" + ".join(sorted(entry.task for entry in entries)),
             key=key_of(step="start", version=START_VERSION, sources=sorted(entry.key for entry in entries)),
             train_rows=sum(entry.train_rows for entry in entries),
-            weights=lambda: merged_start(self.setup, [one.delta for one in adapters_of(self.setup, entries)]),
+            weights=lambda: start_from(self.setup, [one.bundle for one in adapters_of(self.setup, entries)]),
         )
 
     def run(self, entries: Sequence[Entry], seed: int) -> HeldOut:
@@ -75,7 +74,8 @@ class FusionBench:
                 made = run_fusion(self.setup, part, entries, self.method, seed)
                 outputs = made.trained.outputs(self.setup.workspace, part.validation)
                 scored = score(part, part.validation, outputs)
-            logs = (made.trained.log, made.before or Log())
+            logs = made.logs
+            cost.add(*(log.earlier for log in logs))
             held = {
                 "value": scored.values[metric], "statistics": scored.statistics[metric].tolist(),
                 "seconds": cost.seconds, "examples": sum(log.rows for log in logs),

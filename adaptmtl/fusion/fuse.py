@@ -21,6 +21,8 @@ from adaptmtl.zoo.build import ensure_adapter, held_adapter, make_bundle
 from adaptmtl.zoo.index import Entry
 from adaptmtl.zoo.store import Zoo, check_alias
 
+#: Of what a fusion is made by.
+VERSION = 2
 DEFAULT_METHOD = "merge"
 #: What stands for the method when no source was expected to help.
 TARGET_ONLY = "target-only"
@@ -137,7 +139,7 @@ def ensure_fused(
 ) -> Entry:
     """Returns the fusion of these sources for a target from the zoo, making it first where it is not there."""
     zoo, data = Zoo(setup.workspace), setup.data(target, rows)
-    key = setup.key("fuse", target=target, data=data.identity, method=method, seed=seed,
+    key = setup.key("fuse", fuse_version=VERSION, target=target, data=data.identity, method=method, seed=seed,
                     sources=sorted(entry.key for entry in entries),
                     **({"allow_overlap": True} if setup.allow_overlap else {}))  # fmt: skip
     if (held := held_adapter(zoo, key)) is not None:
@@ -146,6 +148,7 @@ def ensure_fused(
     with measured() as cost:
         fused = run_fusion(setup, data, entries, method, seed)
         scored = evaluate(fused.trained, setup.workspace, data)
+    cost.add(*(log.earlier for log in fused.logs))
     names = [one.task for one in entries]
     overlaps = dict(find_sources(setup, data, names).overlapping) if setup.allow_overlap else {}
     facts = [

@@ -55,6 +55,11 @@ class FusedModel:
     lora: LoraMethod | None = None
     before: Log | None = None
 
+    @property
+    def logs(self) -> tuple[Log, Log]:
+        """Of the target's own steps, and of what came before."""
+        return self.trained.log, self.before or Log()
+
 
 FusionMethod = Callable[[Setup, TaskData, Sequence[SourceAdapter], int], FusedModel]
 fusions: Registry[FusionMethod] = Registry("fusion method", "adaptmtl.fusions")
@@ -64,11 +69,11 @@ fusions: Registry[FusionMethod] = Registry("fusion method", "adaptmtl.fusions")
 def merge_and_tune(setup: Setup, target: TaskData, sources: Sequence[SourceAdapter], seed: int) -> FusedModel:
     """Starts the target's training from the mean of the sources' updates, brought to the recipe's rank.
 
-    The mean is taken of B A (never of A and B apart) and cut to the rank by an exact SVD; see Wortsman et al. 2022
-    (model soups) for averaging. It is the default for its cost: nothing is trained before the target's own steps, and
-    the rank stays the recipe's. Results of the three methods are not compared yet.
+    One source is taken as it is. The mean of several is taken of B A (never of A and B apart) and cut to the rank by an
+    exact SVD; see Wortsman et al. 2022 (model soups) for averaging. It is the default for its cost: nothing is trained
+    before the target's own steps, and the rank stays the recipe's. Results of the three methods are not compared yet.
     """
-    start = merged_start(setup, [one.delta for one in sources])
+    start = start_from(setup, [one.bundle for one in sources])
     return FusedModel(train_adapter(setup.workspace, setup.backbone, target, setup.recipe, seed, start=start,
                                     description=f"{target.spec.name} from {len(sources)} merged"))  # fmt: skip
 
@@ -133,12 +138,14 @@ def scale_and_learn(setup: Setup, target: TaskData, sources: Sequence[SourceAdap
     return FusedModel(Trained(model, weights, k, log, count_trainable(model)), shape)
 
 
-def start_from(setup: Setup, bundle: Bundle) -> LoraWeights:
-    """Returns a source's weights to begin training from, in the recipe's rank and scale."""
-    method, config = setup.recipe.method, bundle.lora_config
-    if (config["r"], config["lora_alpha"]) == (method.rank, method.alpha):
-        return weights_from_peft(bundle.adapter)
-    return merged_start(setup, [from_peft(bundle.adapter, config)])
+def start_from(setup: Setup, bundles: Sequence[Bundle]) -> LoraWeights:
+    """Returns weights to begin training from: one source's own, if its shape is the recipe's, else the mean update."""
+    method = setup.recipe.method
+    if len(bundles) == 1:
+        only, config = bundles[0].adapter, bundles[0].lora_config
+        if (config["r"], config["lora_alpha"]) == (method.rank, method.alpha):
+            return weights_from_peft(only)
+    return merged_start(setup, [from_peft(one.adapter, one.lora_config) for one in bundles])
 
 
 def merged_start(setup: Setup, deltas: Sequence[Delta]) -> LoraWeights:

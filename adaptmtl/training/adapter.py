@@ -13,7 +13,7 @@ from adaptmtl.adapters.heads import Head, make_head
 from adaptmtl.adapters.methods import LoraWeights
 from adaptmtl.backbone.load import Backbone
 from adaptmtl.backbone.precision import default_dtype
-from adaptmtl.backbone.states import States, states_on
+from adaptmtl.backbone.states import RecomputedStates, States, states_on
 from adaptmtl.tasks.encoded import EncodedRows
 from adaptmtl.training.batches import epochs_of_units, labelled, make_batch, pieces, training_units
 from adaptmtl.training.checkpoint import checkpoint_for
@@ -137,7 +137,7 @@ def fit(
         workspace, model, backbone=split.backbone.hash, rows=split.encoded.fingerprint, recipe=recipe.to_dict(),
         lower=model.encoder.first, dtype=str(default_dtype()), device=device.type, steps=steps,
         learning_rate=learning_rate, seed=seed,
-        own_rates=[rate for _, rate in own_rates],
+        own_rates=[rate for _, rate in own_rates], recomputed=isinstance(states, RecomputedStates),
     )  # fmt: skip
     return run(
         model, step, recipe, steps,

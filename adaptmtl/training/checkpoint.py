@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -23,9 +22,9 @@ from torch import Tensor, nn
 
 from adaptmtl.backbone.precision import LowRankLinear
 from adaptmtl.storage import key_of, write_atomic
-from adaptmtl.workspace import Workspace
+from adaptmtl.workspace import Workspace, number_of
 
-VERSION = 2
+VERSION = 3
 DEFAULT_SECONDS = 60.0
 _STALE_SECONDS = 14 * 24 * 3600.0
 
@@ -137,7 +136,7 @@ def checkpoint_for(workspace: Workspace, model: nn.Module, **inputs: Any) -> Che
     folder = workspace.folder("unfinished")
     _sweep(folder)
     key = key_of(step="training", version=VERSION, start=digest.hexdigest(), torch=torch.__version__, **inputs)
-    seconds = float(os.environ.get("ADAPTMTL_CHECKPOINT_SECONDS", DEFAULT_SECONDS))
+    seconds = number_of("ADAPTMTL_CHECKPOINT_SECONDS", DEFAULT_SECONDS)
     return Checkpoint(folder / f"{key}.safetensors", seconds)
 
 

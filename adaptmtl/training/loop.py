@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,12 +27,21 @@ _APART = 1_000_003
 
 @dataclass
 class Log:
-    """What a training did."""
+    """What a training did.
+
+    Attributes:
+        steps: of the optimiser.
+        rows: seen, repeated ones again.
+        tokens: the same.
+        losses: one per step.
+        earlier: wall and processor seconds of processes that were killed, up to their last checkpoint.
+    """
 
     steps: int = 0
     rows: int = 0
     tokens: int = 0
     losses: list[float] = field(default_factory=list)
+    earlier: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -147,6 +157,7 @@ def run(
     if together is not None and checkpoint is not None:
         checkpoint = checkpoint.of_process(device.process_index, device.num_processes)
     log = Log()
+    wall, processor = time.perf_counter(), time.process_time()
     look_every = _LOOK_EVERY.get(device.device.type, 1)
     losses: list[Tensor] = []
 
@@ -167,7 +178,7 @@ def run(
         if checkpoint is not None and together is not None and not together.agreed(checkpoint.step):
             checkpoint.remove()  # killed between two processes' writes: they begin anew together
         if checkpoint is not None and (facts := checkpoint.read(*own, extra)) is not None:
-            log = Log(**facts)
+            log = Log(**facts | {"earlier": tuple(facts["earlier"])})
             reporter.say(f"{description}: going on after step {log.steps} of {steps}")
             if skip is not None:
                 skip(log.steps)
@@ -198,7 +209,9 @@ def run(
                 break
             if checkpoint is not None and due:
                 look()
-                checkpoint.write(*own, extra, asdict(log))
+                spent = time.perf_counter() - wall, time.process_time() - processor
+                facts = asdict(log) | {"earlier": [a + b for a, b in zip(log.earlier, spent, strict=True)]}
+                checkpoint.write(*own, extra, facts)
         look()
     model.eval()
     if checkpoint is not None:

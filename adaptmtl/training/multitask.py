@@ -19,7 +19,7 @@ from adaptmtl.adapters.heads import Head, make_head
 from adaptmtl.adapters.methods import LoraWeights
 from adaptmtl.backbone.load import Backbone
 from adaptmtl.backbone.precision import default_dtype
-from adaptmtl.backbone.states import States, states_on
+from adaptmtl.backbone.states import RecomputedStates, States, states_on
 from adaptmtl.errors import SelectionError
 from adaptmtl.training.adapter import accumulated, count_trainable, head_rates
 from adaptmtl.training.batches import epochs_of_units, make_batch, training_units
@@ -139,6 +139,7 @@ def train_shared(
         workspace, models, backbone=backbone.hash, recipe=recipe.to_dict(), mixing=asdict(mixing), full=full, lower=k,
         dtype=str(default_dtype()), device=device.type, steps=steps, learning_rate=rate, seed=seed,
         own_rates=[rate for _, rate in own_rates],
+        recomputed=[name for name, held in states.items() if isinstance(held, RecomputedStates)],
         rows={name: (data.train.encoded.fingerprint, data.validation.encoded.fingerprint)
               for name, data in parts.items()},
     )  # fmt: skip

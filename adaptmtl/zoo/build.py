@@ -71,11 +71,16 @@ def train_adapters(
     return entries
 
 
+def adapter_key(setup: Setup, task: str, rows: int | None, seed: int) -> str:
+    """Returns the key of a task's adapter: a hash of all that it depends on."""
+    return setup.key("adapter", task=task, data=setup.data(task, rows).identity, seed=seed)
+
+
 def ensure_adapter(setup: Setup, task: str, rows: int | None, seed: int) -> Entry:
     """Returns a task's adapter from the zoo, training it first where it is not there."""
     zoo = Zoo(setup.workspace)
     data = setup.data(task, rows)
-    key = setup.key("adapter", task=task, data=data.identity, seed=seed)
+    key = adapter_key(setup, task, rows, seed)
     if (held := held_adapter(zoo, key)) is not None:
         setup.workspace.reporter.say(f"{task}: in the zoo as {held.name}")
         return held
@@ -84,6 +89,7 @@ def ensure_adapter(setup: Setup, task: str, rows: int | None, seed: int) -> Entr
     with measured() as cost:
         trained = train_adapter(setup.workspace, setup.backbone, data, setup.recipe, seed)
         scored = evaluate(trained, setup.workspace, data)
+    cost.add(trained.log.earlier)
     assert trained.weights is not None
     bundle = make_bundle(setup, data, trained, scored, cost, key=key, method="lora", seed=seed)
     entry = zoo.add(bundle)
