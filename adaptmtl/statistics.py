@@ -220,6 +220,24 @@ def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     return adjusted
 
 
+def mean_interval(values: Sequence[float] | np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
+    """Returns the mean of independent values with Student's interval, as of differences on several targets.
+
+    Args:
+        values: NaN where one is undefined; those do not count.
+        level: in (0, 1).
+
+    Returns:
+        Mean, low, high; the bounds are NaN with fewer than 2 values, and the mean as well with none.
+    """
+    known = np.asarray(values, np.float64)
+    known = known[~np.isnan(known)]
+    if len(known) < 2:
+        return (float(known[0]) if len(known) else np.nan), np.nan, np.nan
+    half = float(stdtrit(len(known) - 1, (1 + level) / 2)) * float(known.std(ddof=1)) / len(known) ** 0.5
+    return float(known.mean()), float(known.mean()) - half, float(known.mean()) + half
+
+
 def mean_ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Returns the rank of each value, 1 for the least; equal values share their mean rank.
 

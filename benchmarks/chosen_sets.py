@@ -10,7 +10,7 @@ part of its gain to luck (that figure stands beside it).
 Choosing begins from a cold start, in an empty workspace that has nothing but the zoo; its cost is given as a share of
 one training on the target from every source.
 
-    python benchmarks/chosen_sets.py --home DIR --mirror DIR [--budgets 0,6,25%] [--jobs 1] [--smoke]
+    python benchmarks/chosen_sets.py --home DIR --mirror DIR [--budgets 0,2%,30s,6,25%] [--jobs 1] [--smoke]
 
 Takes the options and the workspace of ``ground_truth.py``, which must have run. Every training is kept, so a killed run
 goes on where it stopped. Writes chosen_sets.json.
@@ -19,6 +19,7 @@ goes on where it stopped. Writes chosen_sets.json.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,10 +30,11 @@ from transfers import Settings, Target, measure, options_of, settings_of
 from adaptmtl.fusion.bench import FusionBench
 from adaptmtl.provenance import measured, record
 from adaptmtl.selection.budget import Budget
+from adaptmtl.selection.gains import shipped_past
 from adaptmtl.selection.planner import Choice, plan_sources
-from adaptmtl.storage import read_json, write_json
+from adaptmtl.statistics import mean_interval
+from adaptmtl.storage import key_of, read_json, write_json
 from adaptmtl.transfer.history import LEAST_BASELINE, History
-from adaptmtl.transfer.quality import paired_interval
 
 VERSION = 1
 SEEDS = 3
@@ -45,7 +47,7 @@ def choose_for(settings: Settings, name: str, budgets: Sequence[str]) -> dict[st
     past = History(target.setup.workspace).history(target.setup.backbone.hash).without(name)
     if missing := sorted(set(settings.targets) - {name, *past.targets}):
         raise SystemExit(f"{settings.home} has no transfers to {', '.join(missing)}: run ground_truth.py first")
-    choices = choices_for(target, budgets, len(past))
+    choices = choices_for(target, budgets, key_of(past=[one.__dict__ for one in past.rows], shipped=shipped_past()))
     every = tuple(sorted(target.entries))
     best = {text: tuple(one["best"]) for text, one in choices.items()}
     sizes = {len(one): draws(name, every, len(one)) for one in best.values()}
@@ -58,7 +60,7 @@ def choose_for(settings: Settings, name: str, budgets: Sequence[str]) -> dict[st
     }  # fmt: skip
 
 
-def choices_for(target: Target, budgets: Sequence[str], past: int) -> dict[str, Any]:
+def choices_for(target: Target, budgets: Sequence[str], past: str) -> dict[str, Any]:
     """Returns the planner's choice within each budget, with what it took from a cold start."""
     path = target.path("choices", choices_version=VERSION, past=past, budgets=list(budgets),
                        entries={task: entry.key for task, entry in target.entries.items()})  # fmt: skip
@@ -66,10 +68,9 @@ def choices_for(target: Target, budgets: Sequence[str], past: int) -> dict[str, 
         return held
     found, reading = {}, 0.0
     setup = target.settings.setup(target=True, within=f"choosing/{path.stem}")
-    zoo = setup.workspace.home / "zoo"
-    if not zoo.exists():
-        zoo.parent.mkdir(parents=True)
-        zoo.symlink_to(target.setup.workspace.home.resolve() / "zoo")
+    shutil.rmtree(setup.workspace.home, ignore_errors=True)  # a killed run's: it would not be a cold start
+    setup.workspace.home.mkdir(parents=True)
+    setup.workspace.folder("zoo").symlink_to(target.setup.workspace.home.resolve() / "zoo")
     bench = FusionBench(setup, setup.data(target.name, target.settings.target_rows), "merge")
     for text in ("0", *(one for one in budgets if one != "0")):  # the others find what the first has read
         with measured() as cost:
@@ -147,7 +148,7 @@ def summary(done: dict[str, dict[str, Any]], budgets: Sequence[str]) -> dict[str
             "targets": len(rows),
             "gain": {name: float(np.mean([row[name] for row in rows])) for name in rows[0]},
             "best predicted set minus": {
-                name: paired_interval(mine - np.array([row[name] for row in rows]))
+                name: mean_interval(mine - np.array([row[name] for row in rows]))
                 for name in rows[0] if name not in ("best predicted set", "choice")
             },
             "trained alone": sum(not one["choices"][budget]["chosen"] for one in done.values()),
@@ -158,7 +159,7 @@ def summary(done: dict[str, dict[str, Any]], budgets: Sequence[str]) -> dict[str
 
 def main() -> None:
     parser = options_of(__doc__, "chosen_sets.json")
-    parser.add_argument("--budgets", type=names, default=["0", "6", "25%"])
+    parser.add_argument("--budgets", type=names, default=["0", "2%", "30s", "6", "25%"])
     options = parser.parse_args()
     settings = settings_of(options)
     done: dict[str, dict[str, Any]] = {}

@@ -102,14 +102,10 @@ def without_states(data: Any) -> Any:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Returns the mean with Student's 95% interval; without width for a single value."""
-    import numpy as np
-    from scipy.stats import t
+    """Returns the mean with Student's 95% interval; without width for a single value, as JSON has no undefined one."""
+    from adaptmtl import statistics
 
-    if len(values) < 2:
-        return (float(values[0]),) * 3
-    half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
-    return float(np.mean(values)), float(np.mean(values) - half), float(np.mean(values) + half)
+    return statistics.mean_interval(values) if len(values) > 1 else (float(values[0]),) * 3
 
 
 def setup_of(

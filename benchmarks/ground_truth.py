@@ -34,7 +34,7 @@ from transfers import Settings, Start, Target, measure, options_of, settings_of,
 from adaptmtl.fusion.bench import FusionBench
 from adaptmtl.provenance import record
 from adaptmtl.selection.gains import Seen
-from adaptmtl.selection.reading import Reader
+from adaptmtl.selection.reading import READING_TOKENS, Reader, training_tokens
 from adaptmtl.storage import read_json, write_json
 from adaptmtl.transfer import sides
 from adaptmtl.transfer.contract import estimators
@@ -101,10 +101,12 @@ def score_target(settings: Settings, name: str) -> dict[str, Any]:
 def seen(target: Target, plan: Sequence[tuple[str, ...]]) -> list[dict[str, Any]]:
     """Returns what the planner sees of every source and set, before any training on the target, and what it took.
 
-    Sources are read as the planner reads them. It reads a few sets only; here all are read.
+    Sources are read as the planner reads them. It reads a few sets only, and of sources that are too many for its
+    tokens some; here all are read.
     """
     setup, data, entries = target.setup, target.data, target.entries
-    reader = Reader(setup, data, Candidates(tuple(entries.values()), ()), 0, most=None)
+    tokens = max(READING_TOKENS, training_tokens(setup, data))
+    reader = Reader(setup, data, Candidates(tuple(entries.values()), ()), 0, tokens, most=None)
     bench = FusionBench(setup, data, "merge")
     keys = {sources: tuple(entries[one].key for one in sources) for sources in plan if len(sources) > 1}
     read = reader.read({keys[sources]: bench.start([entries[one] for one in sources]) for sources in keys})
@@ -126,9 +128,12 @@ def estimates(target: Target, plan: Sequence[tuple[str, ...]]) -> list[dict[str,
     judged leave-target-out from the transfers themselves.
     """
     setup = target.settings.setup(target=True, within="targets")
-    ensure_adapter(setup, target.name, target.settings.target_rows, 0)
+    own = ensure_adapter(setup, target.name, target.settings.target_rows, 0).manifest().cost.seconds
     data, entries = setup.data(target.name, target.settings.target_rows), list(target.entries.values())
     records = estimate(setup, data, entries, names=_estimators()).records()
+    for one in records:
+        if "delta" in estimators[one["estimator"]].needs:
+            one["seconds"] += own / len(entries)
     sets = [sources for sources in plan if len(sources) > 1]
     values = zip(sets, first_order_sets(setup, data, entries, sets), strict=True)
     records += [

@@ -14,11 +14,9 @@ from adaptmtl.provenance import measured
 from adaptmtl.selection.budget import DEFAULT_BUDGET, Budget, Prices
 from adaptmtl.selection.gains import Gain, Seen
 from adaptmtl.selection.halving import HeldOut, Sources, Trial, successive_halving
-from adaptmtl.selection.reading import READING_TOKENS, Reader, TransferTable
+from adaptmtl.selection.reading import READING_TOKENS, Reader, TransferTable, training_tokens
 from adaptmtl.statistics import ScoreFunction
-from adaptmtl.training.data import TaskData
 from adaptmtl.training.setup import Setup
-from adaptmtl.training.sizes import sizes_of
 from adaptmtl.training.speed import tokens_per_second
 from adaptmtl.transfer.history import Transfer, recipe_of
 from adaptmtl.transfer.remember import remember_transfers
@@ -28,8 +26,6 @@ from adaptmtl.zoo.index import Entry
 
 #: Sizes of the sets that are considered: of so many of the best sources each; all but one are read as merges.
 SET_SIZES = (1, 2, 3, 5)
-#: A training step costs so much more than reading its tokens: once forwards, about twice backwards.
-_STEP = 3.0
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ def plan_sources(
     with measured() as cost:
         data = setup.data(target, rows)
         candidates = find_sources(setup, data)
-        training = _training_tokens(setup, data)
+        training = training_tokens(setup, data)
         allowed, trainings = max(float(READING_TOKENS), training), int(budget.amount)
         if budget.unit != "trainings":
             per_second = tokens_per_second(setup) if budget.unit == "seconds" else 1.0
@@ -134,7 +130,7 @@ def _remember(reader: Reader, sets: dict[Sources, Seen], trial: Trial, method: s
     remember_transfers(setup, reader.data, [
         Transfer(
             setup.backbone.hash, spec.name, sets[one.sources].sources, seed, score, alone, spec.main_metric,
-            len(reader.data.train.rows) - trial.rows, f"trial of {method}", recipe, trial.seconds / trial.trainings,
+            len(reader.data.train.rows), f"trial of {method}", recipe, trial.seconds / trial.trainings,
             seen=sets[one.sources].to_json(),
         )
         for one in trial.tried for seed, (score, alone) in enumerate(zip(one.scores, trial.alone, strict=False))
@@ -146,13 +142,6 @@ def _sets(reader: Reader, bench: Bench) -> dict[Sources, Seen]:
     wanted = [tuple(reader.order[:size]) for size in SET_SIZES if size <= len(reader.order)]
     merges = {keys: bench.start([reader.entries[key] for key in keys]) for keys in wanted if len(keys) > 1}
     return {keys: reader.seen[keys[0]] for keys in wanted if len(keys) == 1} | reader.read(merges)
-
-
-def _training_tokens(setup: Setup, data: TaskData) -> float:
-    """Cost of one training on the target, in tokens read forwards."""
-    sizes = sizes_of(data.train)
-    rows = setup.recipe.steps_for(sizes.units) * setup.recipe.batch_size
-    return _STEP * rows * sizes.tokens / max(sizes.units, 1)
 
 
 def _chosen(

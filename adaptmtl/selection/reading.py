@@ -36,12 +36,16 @@ from adaptmtl.zoo.index import Entry
 #: Tokens read through all sources together, unless the budget says less: with all that goes with it, a minute of two
 #: cores without AVX-512 (MiniLM-L6).
 READING_TOKENS = 220_000
+#: Least rows that are read; of each row of the second kind several tokens are.
+LEAST = {"rows": LEAST_ROWS, "tokens": LEAST_ROWS // 2}
 #: Target rows that are read: few different numbers, so that another source in the zoo seldom means to read all anew.
-ROW_STEPS = (LEAST_ROWS, 180, 256, 360, ESTIMATE_ROWS)
+ROW_STEPS = (64, 90, 128, 180, 256, 360, ESTIMATE_ROWS)
 #: What is read beside the single sources: up to three merges of them, and the plain backbone.
 ROOM = 4
-#: Sources that are read at all, where the zoo has more: those whose texts are nearest to the target's.
+#: Sources that are read at all, where the zoo has more: those of which most is expected before anything is read.
 MOST_READ = 64
+#: A training step costs so much more than reading its tokens: once forwards, about twice backwards.
+_STEP = 3.0
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ class Reader:
         candidates: what may be read.
         seed: of the probe's folds.
         allowed: tokens that may be read through all sources together.
-        most: sources to read; None for all that ``allowed`` allows.
+        most: sources to read, or as many as ``allowed`` allows; None for all, however many tokens that takes.
     """
 
     def __init__(
@@ -169,25 +173,49 @@ class Reader:
         allowed: float = float(READING_TOKENS), most: int | None = MOST_READ,
     ):  # fmt: skip
         self.setup, self.data, self.seed = setup, data, seed
+        self.reading: Reading = reading_of(data.spec.kind)
+        past = _past(setup, data.spec)
         per_row = sizes_of(data.train).tokens / len(data.train.rows)
-        least = min(LEAST_ROWS, len(data.train.rows))
-        readings = int(min(allowed / (per_row * least), 2.0 * len(candidates.entries) + ROOM))
-        affordable = max(readings // 2, readings - ROOM)  # of few sources there are fewer merges
-        most = max(1, affordable if most is None else min(most, affordable))
-        kept, left = _nearest(setup, data, candidates.entries, most)
-        reasons = tuple((entry.task, f"only the {most} sources with the nearest texts are read") for entry in left)
+        kept: tuple[Entry, ...] = candidates.entries
+        left: tuple[Entry, ...] = ()
+        if most is not None:
+            least = min(LEAST[self.reading], len(data.train.rows))
+            readings = int(min(allowed / (per_row * least), 2.0 * len(candidates.entries) + ROOM))
+            most = max(1, min(most, max(readings // 2, readings - ROOM)))  # of few sources there are fewer merges
+            kept, left = self._screened(candidates.entries, most, past)
+        reasons = tuple((entry.task, f"only the {most} most promising are read") for entry in left)
         self.excluded, self.overlapping = (*candidates.excluded, *reasons), candidates.overlapping
         rows = allowed / (per_row * (len(kept) + ROOM))
-        self.rows = max((step for step in ROW_STEPS if step <= rows), default=LEAST_ROWS)
+        self.rows = max((step for step in ROW_STEPS if step <= rows), default=0)
+        self.rows = max(self.rows, LEAST[self.reading])
         self.entries = {entry.key: entry for entry in kept}
         self.singles = self._estimate(kept, DEFAULT_ESTIMATORS)
         self.explained = {one.entry.key: self._explained(one) for one in self.singles.sources}
-        self.reading: Reading = reading_of(data.spec.kind)
         self.seen = {one.entry.key: self._seen(one) for one in self.singles.sources}
         profile = profile_of(self.seen.values())
-        self.model = GainModel(_past(setup, data.spec), setup.backbone.hash, data.spec.name, profile)
+        self.model = GainModel(past, setup.backbone.hash, data.spec.name, profile)
         self.gains = dict(zip(self.seen, self.predict(list(self.seen.values())), strict=True))
         self.order = sorted(self.gains, key=lambda key: (-self.gains[key].mean, self.entries[key].task, key))
+
+    def _screened(
+        self, entries: Sequence[Entry], most: int, past: tuple[Past, ...]
+    ) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+        """Splits sources into those of which most is expected, at most so many, and the others.
+
+        Before anything is read, what they did for other targets tells, and whether their model is given the same
+        columns; of equal ones those with the nearest texts are taken.
+        """
+        if len(entries) <= most:
+            return tuple(entries), ()
+        blind = GainModel(past, self.setup.backbone.hash, self.data.spec.name)
+        gains = blind.predict([Seen((one.task,), alike=self._alike(one)) for one in entries], self.reading)
+        expected = {one.key: -round(gain.mean, 9) for one, gain in zip(entries, gains, strict=True)}
+        near = nearest_texts(self.setup, self.data, entries)
+        kept = set(sorted(near, key=expected.__getitem__)[:most])
+        return tuple(e for e in entries if e.key in kept), tuple(e for e in entries if e.key not in kept)
+
+    def _alike(self, entry: Entry) -> float:
+        return float(inputs_of(self.setup, entry) == self.data.spec.inputs)
 
     def _estimate(self, entries: Sequence[Entry | Start], names: Sequence[str]) -> Estimates:
         return estimate(self.setup, self.data, entries, self.seed, names=names, rows=self.rows, tokens=float("inf"))
@@ -213,7 +241,7 @@ class Reader:
             sources=(one.entry.task,),
             probe=in_usual_sizes(self._explained(one)[0], gains, errors),
             hscore=standardised(own.value, rivals) if own else 0.0,
-            alike=float(isinstance(one.entry, Entry) and inputs_of(self.setup, one.entry) == self.data.spec.inputs),
+            alike=self._alike(one.entry) if isinstance(one.entry, Entry) else 0.0,
         )
 
     def _explained(self, one: SourceEstimate) -> tuple[float, float]:
@@ -258,14 +286,11 @@ def inputs_of(setup: Setup, entry: Entry) -> tuple[str, ...] | None:
     return facts.inputs or (known.inputs if known and known.kind == facts.kind else None)
 
 
-def _nearest(
-    setup: Setup, data: TaskData, entries: Sequence[Entry], most: int
-) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
-    """Splits sources into those with the nearest texts, at most so many, and the others."""
-    if len(entries) <= most:
-        return tuple(entries), ()
-    near = set(nearest_texts(setup, data, entries)[:most])
-    return tuple(e for e in entries if e.key in near), tuple(e for e in entries if e.key not in near)
+def training_tokens(setup: Setup, data: TaskData) -> float:
+    """Returns the cost of one training on the target, in tokens read forwards."""
+    sizes = sizes_of(data.train)
+    rows = setup.recipe.steps_for(sizes.units) * setup.recipe.batch_size
+    return _STEP * rows * sizes.tokens / max(sizes.units, 1)
 
 
 def _past(setup: Setup, target: TaskSpec) -> tuple[Past, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from adaptmtl.errors import DataError
+from adaptmtl.statistics import mean_interval
 from adaptmtl.transfer import quality
 from adaptmtl.transfer.history import LEAST_BASELINE
 
@@ -22,6 +23,9 @@ LEVEL = 0.9
 KS = (1, 3, 5)
 #: Figures of which less is better.
 LOSSES = frozenset(f"regret@{k}" for k in KS)
+ORACLE = "one_seed_oracle"
+#: Figures against the mean of all seeds but one, as the oracle has no other: what it is compared by.
+LEFT_OUT = {name: f"{name}, one seed left out" for name in ("spearman", *sorted(LOSSES))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +119,7 @@ def judge(name: str, truths: Sequence[Truth], predicted: Mapping[str, Predicted]
         if one is None or values is None:
             continue
         scored += sum(source in one.scores for source in truth.sources)
-        figures = _figures(values, truth)
+        figures = _figures(values, truth) | _left_out(truth, values)
         if truth.baseline is not None:
             figures["auc"] = quality.sign_auc(values, truth.gains).auc
             signs.append((values, truth.gains))
@@ -187,12 +191,13 @@ def differences(rows: Iterable[Judged], best: Judged) -> dict[str, dict[str, tup
         if row.name == best.name:
             continue
         for figure in ("spearman", "regret@1", "regret@3", "regret@5", "ndcg", "auc"):
-            mine, other = best.per_target.get(figure, {}), row.per_target.get(figure, {})
+            name = LEFT_OUT.get(figure, figure) if row.name == ORACLE else figure
+            mine, other = best.per_target.get(name, {}), row.per_target.get(name, {})
             shared = sorted(set(mine) & set(other))
             if shared:
                 sign = -1 if figure in LOSSES else 1
                 values = np.array([sign * (mine[target] - other[target]) for target in shared])
-                found.setdefault(row.name, {})[figure] = quality.paired_interval(values)
+                found.setdefault(row.name, {})[figure] = mean_interval(values)
     return found
 
 
@@ -206,16 +211,23 @@ def _figures(values: np.ndarray, truth: Truth) -> dict[str, float]:
     return found | {f"regret@{k}": quality.regret(values, truth.mean, k) for k in KS}
 
 
+def _left_out(truth: Truth, scores: np.ndarray | None = None) -> dict[str, float]:
+    """Figures against the mean of all seeds but one, of (sources,) scores or of the seed left out; none of one seed."""
+    if truth.results.shape[1] < 2:
+        return {}
+    figures = {"spearman": quality.spearman} | {f"regret@{k}": partial(quality.regret, k=k) for k in KS}
+    return {LEFT_OUT[name]: quality.one_seed_oracle(truth.results, one, scores) for name, one in figures.items()}
+
+
 def _one_seed(truths: Sequence[Truth]) -> Judged:
     """One real transfer per source and target, judged against the mean of the other seeds."""
     per_target: dict[str, dict[str, float]] = {}
-    figures = {"spearman": quality.spearman} | {f"regret@{k}": partial(quality.regret, k=k) for k in KS}
     for truth in truths:
-        for name, figure in figures.items():
-            per_target.setdefault(name, {})[truth.target] = quality.one_seed_oracle(truth.results, figure)
+        for name, value in _left_out(truth).items():
+            per_target.setdefault(name, {})[truth.target] = value
     seconds = [float(truth.seconds.sum()) for truth in truths if truth.seconds is not None]
-    means = {name: _mean(values.values()) for name, values in per_target.items()}
-    return Judged("one_seed_oracle", means, per_target, len(truths), 1.0, _mean(seconds) if seconds else None, 1.0)
+    means = {name: _mean(per_target[left_out].values()) for name, left_out in LEFT_OUT.items()}
+    return Judged(ORACLE, means, per_target, len(truths), 1.0, _mean(seconds) if seconds else None, 1.0)
 
 
 def _ceiling(truths: Sequence[Truth]) -> Judged:

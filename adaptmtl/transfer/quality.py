@@ -218,12 +218,15 @@ def split_half_ceiling(results: np.ndarray, rng_seed: int = 0) -> Ceiling:
     return Ceiling(half, reliability, float(np.sqrt(reliability)))
 
 
-def one_seed_oracle(results: np.ndarray, figure: Callable[[np.ndarray, np.ndarray], float]) -> float:
-    """What one real training per source would reach as a predictor: each seed against the mean of the others.
+def one_seed_oracle(
+    results: np.ndarray, figure: Callable[[np.ndarray, np.ndarray], float], scores: np.ndarray | None = None
+) -> float:
+    """How good the ranking of one real seed is: judged against the mean of the other seeds, averaged over seeds.
 
     Args:
-        results: (sources, seeds) real results, at least 2 seeds.
-        figure: of (predicted, truth), such as :func:`spearman` or a regret.
+        results: (sources, seeds) real results.
+        figure: maps (predicted, truth) to a number, such as :func:`spearman` or a regret.
+        scores: (sources,) of an estimator, judged against the same means in place of the seed.
 
     Returns:
         The mean over seeds, undefined ones left out; NaN if none is defined.
@@ -234,8 +237,10 @@ def one_seed_oracle(results: np.ndarray, figure: Callable[[np.ndarray, np.ndarra
     results = np.asarray(results, np.float64)
     if results.ndim != 2 or results.shape[1] < 2:
         raise DataError(f"results have shape {results.shape}: the oracle needs (sources, seeds) with at least 2 seeds")
-    seeds = range(results.shape[1])
-    values = np.array([figure(results[:, s], np.delete(results, s, axis=1).mean(axis=1)) for s in seeds])
+    values = np.array([
+        figure(results[:, seed] if scores is None else scores, np.delete(results, seed, axis=1).mean(axis=1))
+        for seed in range(results.shape[1])
+    ])  # fmt: skip
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else float("nan")
 
@@ -250,31 +255,6 @@ def coverage(low: np.ndarray, high: np.ndarray, truth: np.ndarray) -> float:
     if not low.shape == high.shape == truth.shape or truth.size == 0 or not (low <= high).all():
         raise DataError(f"intervals {low.shape}, {high.shape} for {truth.shape} gains: give one low <= high per gain")
     return float(((low <= truth) & (truth <= high)).mean())
-
-
-def paired_interval(
-    differences: np.ndarray, level: float = 0.95, resamples: int = 10_000, rng_seed: int = 0
-) -> tuple[float, float, float]:
-    """Mean of per-target differences with its bootstrap percentile interval over targets.
-
-    Args:
-        differences: (targets,) one method's figure minus another's; NaN where either is undefined.
-        level: in (0, 1).
-        resamples: of the targets, with replacement.
-        rng_seed: of the resamples.
-
-    Returns:
-        Mean, low, high; the bounds are NaN with fewer than 3 targets.
-    """
-    values = np.asarray(differences, np.float64)
-    values = values[~np.isnan(values)]
-    if len(values) == 0:
-        return float("nan"), float("nan"), float("nan")
-    if len(values) < 3:
-        return float(values.mean()), float("nan"), float("nan")
-    drawn = np.random.default_rng(rng_seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.quantile(values[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
-    return float(values.mean()), float(low), float(high)
 
 
 def _pair(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,11 +13,14 @@ from adaptmtl.tasks.overlap import declared_overlap, shared, sketch_of
 from adaptmtl.tasks.rows import Split
 from adaptmtl.training.data import TaskData
 from adaptmtl.training.setup import Setup
+from adaptmtl.transfer.signatures import nearest_texts
 from adaptmtl.zoo.index import Entry
 from adaptmtl.zoo.store import Zoo
 
 #: A source is left out when more than this share of the target's evaluation rows occurs in its training rows.
 MOST_OVERLAP = 0.01
+#: Of more adapters than these, only those with the nearest texts are looked at.
+MOST_CHECKED = 256
 VERSION = 1
 
 
@@ -39,8 +42,8 @@ class Candidates:
 def find_sources(setup: Setup, target: TaskData, wanted: Sequence[str] | None = None) -> Candidates:
     """Lists the zoo's adapters on this backbone that can be sources for a target.
 
-    Of several adapters of a task, one on the recipe's layers is taken, then the one with most training rows, then the
-    lowest seed, then the newest.
+    Of very many adapters only those with the nearest texts are looked at. Of several adapters of a task, one on the
+    recipe's layers is taken, then the one with most training rows, then the lowest seed, then the newest.
 
     Args:
         setup: whose zoo and backbone.
@@ -72,10 +75,18 @@ def find_sources(setup: Setup, target: TaskData, wanted: Sequence[str] | None = 
                 )
         best = {task: best[task] for task in wanted}
     kept, overlapping = [], []
+    far: list[str] = []
+    if wanted is None and len(best) > MOST_CHECKED:  # what follows takes a while for each
+        near = set(nearest_texts(setup, target, list(best.values()))[:MOST_CHECKED])
+        far = sorted(task for task, entry in best.items() if entry.key not in near)
+        best = {task: entry for task, entry in best.items() if entry.key in near}
     excluded = [
         (task, f"its adapter is for another backbone ({entry.manifest().backbone.name})")
-        for task, entry in sorted(elsewhere.items()) if wanted is None and task not in (name, *best)
+        for task, entry in sorted(elsewhere.items()) if wanted is None and task not in (name, *best, *far)
     ]  # fmt: skip
+    if far:
+        looked_at = f"only the {MOST_CHECKED} adapters with the nearest texts are looked at"
+        excluded.append((f"{far[0]} and {len(far) - 1} more tasks", looked_at))
     for task, entry in sorted(best.items()):
         if task == name:
             continue

@@ -23,7 +23,6 @@ from adaptmtl.backbone.states import (
     states_of,
     token_batches,
 )
-from adaptmtl.errors import StorageError
 from adaptmtl.workspace import Silent, Workspace
 
 CPU = torch.device("cpu")

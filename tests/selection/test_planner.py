@@ -12,13 +12,14 @@ from adaptmtl.errors import SelectionError, UnknownNameError
 from adaptmtl.fusion.bench import FusionBench
 from adaptmtl.selection import planner, reading
 from adaptmtl.selection.budget import Budget
+from adaptmtl.selection.gains import Seen
 from adaptmtl.selection.planner import plan_sources
 from adaptmtl.selection.reading import rank_sources
 from adaptmtl.tasks.rows import Split
 from adaptmtl.tasks.spec import HubRows, TaskSpec
 from adaptmtl.training.data import PreparedSplit
 from adaptmtl.training.setup import Setup
-from adaptmtl.transfer.history import History
+from adaptmtl.transfer.history import History, Transfer
 from adaptmtl.zoo.build import train_adapters
 
 SOURCES = ("mood", "colour", "nouns")
@@ -168,10 +169,10 @@ def test_every_seed_of_a_trial_scores_on_other_training_rows(setup):
 
 def test_a_budget_in_seconds_or_as_a_share_pays_for_reading_first(setup, monkeypatch):
     monkeypatch.setattr(planner, "tokens_per_second", lambda _: 1000.0)
-    training = planner._training_tokens(setup, setup.data("opinion"))
+    training = reading.training_tokens(setup, setup.data("opinion"))
     small = plan_sources(setup, "opinion", bench(setup), budget=Budget.parse("1%"))
     assert small.trial.trainings == 0 and small.table is not None and len(small.table.sources) == 1
-    assert any("nearest texts" in why for _, why in small.table.excluded)
+    assert any("most promising are read" in why for _, why in small.table.excluded)
     monkeypatch.setattr(planner, "READING_TOKENS", 3000.0)
     seconds = (3000.0 + 4.5 * training) / 1000.0
     large = plan_sources(setup, "opinion", bench(setup), budget=Budget(seconds, "seconds"))
@@ -203,11 +204,18 @@ def test_the_trial_is_not_trained_twice(setup, monkeypatch):
     assert plan_sources(setup, "opinion", bench(setup), budget=Budget(4, "trainings")).trial == first.trial
 
 
-def test_of_a_large_zoo_only_the_nearest_texts_are_read(setup, monkeypatch):
-    monkeypatch.setattr(reading, "MOST_READ", 2)
+@pytest.mark.parametrize("better", ["mood", "colour"])
+def test_of_a_large_zoo_only_the_most_promising_are_read(setup, monkeypatch, tmp_path, better):
+    setup = copied(setup, tmp_path / "home")
+    History(setup.workspace).record([
+        Transfer(setup.backbone.hash, "nouns", (one,), 0, 0.9 if one == better else 0.3, 0.6,
+                 seen=Seen((one,)).to_json())
+        for one in ("mood", "colour")
+    ])  # fmt: skip
+    monkeypatch.setattr(reading, "MOST_READ", 1)
     table = rank_sources(setup, "opinion")
-    assert len(table.sources) == 2 and len(table.excluded) == 1
-    assert table.excluded[0][1] == "only the 2 sources with the nearest texts are read"
+    assert [one.task for one in table.sources] == [better]
+    assert [why for _, why in table.excluded] == ["only the 1 most promising are read"] * 2
     named = rank_sources(setup, "opinion", sources=list(SOURCES))
     assert len(named.sources) == 3, "sources that are named are all read"
 

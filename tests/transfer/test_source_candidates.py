@@ -7,6 +7,7 @@ from toy_tasks import Spoken, toy_setup, write_rows, write_task
 
 from adaptmtl.errors import SelectionError
 from adaptmtl.tasks.catalogue import load_catalogue
+from adaptmtl.transfer import sources
 from adaptmtl.transfer.sources import find_sources
 from adaptmtl.zoo.build import train_adapters
 from adaptmtl.zoo.store import Zoo
@@ -54,6 +55,15 @@ def test_only_the_rows_that_an_adapter_was_trained_on_count_as_overlap(tmp_path,
     assert excluded["colour"].startswith("100.0% of the evaluation rows of opinion")
     with pytest.raises(SelectionError, match=r"source 'colour' cannot be used for 'opinion': 100.0% of"):
         find_sources(setup, setup.data("opinion"), ["colour"])
+
+
+def test_of_very_many_adapters_the_nearest_are_looked_at(setup, monkeypatch):
+    monkeypatch.setattr(sources, "MOST_CHECKED", 1)
+    target = setup.data("opinion")
+    found = find_sources(setup, target)
+    assert len(found.entries) == 1
+    assert found.excluded[0][1] == "only the 1 adapters with the nearest texts are looked at"
+    assert len(find_sources(setup, target, ["mood", "colour"]).entries) == 2, "those that are named are not left out"
 
 
 def test_fused_adapters_are_no_sources(setup):
