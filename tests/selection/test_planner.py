@@ -208,9 +208,9 @@ def test_the_trial_is_not_trained_twice(setup, monkeypatch):
 def test_of_a_large_zoo_only_the_most_promising_are_read(setup, monkeypatch, tmp_path, better):
     setup = copied(setup, tmp_path / "home")
     History(setup.workspace).record([
-        Transfer(setup.backbone.hash, "nouns", (one,), 0, 0.9 if one == better else 0.3, 0.6,
+        Transfer(setup.backbone.hash, target, (one,), 0, 0.9 if one == better else 0.3, 0.6,
                  seen=Seen((one,)).to_json())
-        for one in ("mood", "colour")
+        for one in ("mood", "colour") for target in ("size", "nouns", "where", "right-word")
     ])  # fmt: skip
     monkeypatch.setattr(reading, "MOST_READ", 1)
     table = rank_sources(setup, "opinion")
