@@ -177,6 +177,32 @@ def _begin(threads: int, prepare: Callable[..., None] | None, facts: tuple[Any, 
     torch.set_num_threads(threads)
 
 
+def resumed(path: Path, settings: dict[str, Any], **fresh: Any) -> dict[str, Any]:
+    """Returns the results that a file holds, to go on with, or those of a run that begins.
+
+    Args:
+        path: of the results.
+        settings: that all results of the file share.
+        fresh: what a new file begins with.
+
+    Raises:
+        SystemExit: the file's results are of other settings; they are never written over.
+    """
+    from adaptmtl.provenance import environment
+    from adaptmtl.storage import read_json
+
+    if (held := read_json(path)) is None:
+        return {"settings": settings, **fresh}
+    if held.get("settings") != settings:
+        old = held.get("settings", {})
+        other = [f"{name} {old.get(name)!r}, not {value!r}" for name, value in settings.items()
+                 if old.get(name) != value]  # fmt: skip
+        raise SystemExit(f"{path} holds results of other settings ({'; '.join(other)}): give another --out, or these")
+    commits = {*held.get("earlier_commits", ()), held.get("provenance", {}).get("git_commit")}
+    held["earlier_commits"] = sorted(commits - {None, environment()["git_commit"]})
+    return held
+
+
 def filled(document: str, marker: str, text: str) -> str:
     """Returns a document with what stands between the markers of a block of results exchanged.
 
@@ -204,6 +230,18 @@ def machine_of(result: dict[str, Any]) -> str:
     return f"{machine['cores']} cores ({machine['processor']})"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells whether a file for the results was named; a smoke run writes to a temporary one, so that results stay."""
+
+    def parse_args(self, *given: Any, **named: Any) -> argparse.Namespace:  # type: ignore[override]
+        options = super().parse_args(*given, **named)
+        options.out_named = options.out != self.get_default("out")
+        if options.smoke and not options.out_named:
+            options.out = Path(tempfile.mkdtemp(prefix="adaptmtl-smoke-")) / options.out.name
+            print(f"smoke run: results go to {options.out}", flush=True)
+        return options
+
+
 def parser(description: str | None, results: str, *shared: str) -> argparse.ArgumentParser:
     """Makes a parser with some of the shared options, and ``--smoke`` and ``--out`` always.
 
@@ -212,7 +250,7 @@ def parser(description: str | None, results: str, *shared: str) -> argparse.Argu
         results: name of its file of results.
         shared: names of :data:`SHARED`.
     """
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in (*shared, "--smoke"):
         made.add_argument(name, **SHARED[name])
     made.add_argument("--out", type=Path, default=RESULTS / results)

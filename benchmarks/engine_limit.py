@@ -2,7 +2,8 @@
 
 The limit is the rate of large matrix products in the same dtype, measured in the same run, before and after every step
 that is compared with it. A step's operations are counted, not estimated: the products with frozen weights and with the
-low-rank halves, forwards and backwards, and attention's own; recomputed ones count once.
+low-rank halves, forwards and backwards, and attention's own; recomputed ones count once. Steps are those of the
+engine's own training loop, its bookkeeping included.
 
     python benchmarks/engine_limit.py [--threads N] [--device cuda] [--backbone NAME] [--smoke]
 """
@@ -18,16 +19,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from common import parser as shared_parser
 
 RANK = 8
+MARK = "beside the model"
+#: What operators of torch do in a step.
+KERNELS = {
+    "products with weights": ("mm", "addmm"),
+    "attention's products": (
+        "bmm", "baddbmm", "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention_for_cpu_backward",
+    ),
+    "copies": ("copy_", "cat"),
+    "GELU": ("gelu", "gelu_backward"),
+    "norms": ("native_layer_norm", "native_layer_norm_backward"),
+    "softmax": ("_softmax", "_softmax_backward_data"),
+}  # fmt: skip
 
 
 def synthetic(setup: Any, rows: int, length: int, seed: int = 0) -> Any:
@@ -56,15 +71,16 @@ def synthetic(setup: Any, rows: int, length: int, seed: int = 0) -> Any:
     return split
 
 
-def step_flops(config: dict[str, Any], tokens: int, length: int, layers: int, pass_down: bool) -> float:
+def step_flops(config: dict[str, Any], tokens: int, length: int, layers: int) -> float:
     """Counts the operations of one step of a LoRA on query, value and both feed-forward matrices.
+
+    The lowest layer passes no gradient to what lies below it.
 
     Args:
         config: of the backbone.
         tokens: in the batch.
         length: of each row.
         layers: that run.
-        pass_down: whether the lowest layer passes a gradient to what lies below it (it never does here).
     """
     hidden, inner = int(config["hidden_size"]), int(config["intermediate_size"])
     frozen = 4 * hidden * hidden + 2 * hidden * inner
@@ -72,8 +88,7 @@ def step_flops(config: dict[str, Any], tokens: int, length: int, layers: int, pa
     low_rank = 2 * RANK * (2 * hidden + 2 * hidden + 2 * (hidden + inner))  # four updates, per token
     forward = layers * (2 * frozen + attention)
     backward = layers * (2 * frozen + 2 * attention + 2 * low_rank)
-    if not pass_down:
-        backward -= 2 * 3 * hidden * hidden  # query, key and value of the lowest layer
+    backward -= 2 * 3 * hidden * hidden  # query, key and value of the lowest layer
     return float(tokens * (forward + backward))
 
 
@@ -107,11 +122,9 @@ def timed_once(work: Callable[[], Any], device: Any) -> float:
 
 
 class Step:
-    """One optimiser step as the engine takes it: batch, loss, gradients, clipping, AdamW."""
+    """Optimiser steps as the engine takes them."""
 
     def __init__(self, setup: Any, rows: int, length: int, k: int, batch: int, states: Any = None):
-        import torch
-
         from adaptmtl.adapters.heads import make_head
         from adaptmtl.backbone.precision import default_dtype
         from adaptmtl.backbone.states import states_on
@@ -119,55 +132,68 @@ class Step:
         from adaptmtl.training.loop import accelerator
         from adaptmtl.training.model import lora_model
 
-        self.split, self.device = synthetic(setup, rows, length), accelerator().device
+        self.recipe, self.split, self.device = setup.recipe, synthetic(setup, rows, length), accelerator().device
         head = make_head(self.split.spec, setup.backbone.hidden_size, None, 0)
         self.model = lora_model(setup.backbone, setup.recipe.method, k, head, default_dtype()).model.to(self.device)
-        self.model.train()
         states = states or self.split.states(setup.workspace, k, default_dtype(), self.device)
         self.states = states_on(states, self.device)
         self.units = epochs_of_units(self.split.encoded, batch, 0)
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.trained, self.optimizer = trained, torch.optim.AdamW(trained, lr=1e-4, fused=True)
 
-    def kernels(self, batches: Sequence[Any]) -> None:
-        """Losses and gradients on the pieces of a step that are at hand."""
-        for batch in batches:
-            (self.model.head.loss(self.model(batch), batch) / len(batches)).backward()
+    def take(self, steps: int) -> None:
+        """Trains for so many steps."""
+        from adaptmtl.training import adapter
+        from adaptmtl.training.loop import run
+        from adaptmtl.workspace import Silent
 
-    def pieces(self) -> list[Any]:
-        """Returns a step's pieces as batches."""
-        from adaptmtl.training.batches import make_batch, pieces
-        from adaptmtl.training.model import to_device
+        def pieces(model: Any) -> Any:
+            encoded = self.split.encoded
+            return adapter.accumulated(model, self.model.head, encoded, self.states, next(self.units), self.device)
 
-        cut = pieces(self.split.encoded, next(self.units), self.device)
-        return [to_device(make_batch(self.split.encoded, self.states, part), self.device) for part in cut]
+        run(self.model, pieces, self.recipe, steps, learning_rate=1e-4, seed=0, reporter=Silent(), description="steps")
 
-    def whole(self) -> None:
-        """Everything."""
-        import torch
+    def profiled(self, steps: int) -> dict[str, Any]:
+        """Returns how the time of steps divides, by torch's profiler, as shares of the wall time.
 
-        from adaptmtl.training.adapter import accumulated
+        The model's own kernels are torch's operators in forward and backward passes; making batches, clipping and
+        the optimiser are none, nor is what passes outside operators.
+        """
+        from accelerate import Accelerator
+        from torch.profiler import ProfilerActivity, profile, record_function
 
-        head, encoded = self.model.head, self.split.encoded
-        for piece in accumulated(self.model, head, encoded, self.states, next(self.units), self.device):
-            piece.loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        from adaptmtl.training import adapter
 
-    def outside(self) -> float:
-        """Returns the share of a step's time that passes outside torch's operators, by the profiler."""
-        from torch.profiler import ProfilerActivity, profile
+        def marked(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **named: Any) -> Any:
+                with record_function(MARK):
+                    return function(*args, **named)
 
-        self.whole()
-        started = time.perf_counter()
-        with profile(activities=[ProfilerActivity.CPU]) as seen:
+            return call
+
+        self.take(steps)
+        with (
+            patch.object(adapter, "make_batch", marked(adapter.make_batch)),
+            patch.object(adapter, "to_device", marked(adapter.to_device)),
+            patch.object(Accelerator, "clip_grad_norm_", marked(Accelerator.clip_grad_norm_)),
+            profile(activities=[ProfilerActivity.CPU]) as seen,
+        ):
             started = time.perf_counter()
-            for _ in range(3):
-                self.whole()
+            self.take(steps)
             wall = time.perf_counter() - started
-        inside = sum(one.self_cpu_time_total for one in seen.key_averages() if one.key.startswith("aten::")) / 1e6
-        return max(0.0, 1 - inside / wall)
+        shares = dict.fromkeys([*KERNELS, "other operators"], 0.0)
+        for event in seen.events():
+            if event.name.startswith("aten::") and not _beside(event):
+                name = event.name.removeprefix("aten::")
+                group = next((group for group, names in KERNELS.items() if name in names), "other operators")
+                shares[group] += event.self_cpu_time_total / 1e6 / wall
+        return {"outside_kernels": 1 - sum(shares.values()), "kernels": shares}
+
+
+def _beside(event: Any) -> bool:
+    """Whether an operator ran for something else than a forward or backward pass."""
+    while (event := event.cpu_parent) is not None:
+        if event.name == MARK or event.name.startswith("Optimizer."):
+            return True
+    return False
 
 
 def one_step(setup: Any, length: int, k: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -176,20 +202,16 @@ def one_step(setup: Any, length: int, k: int, options: argparse.Namespace) -> di
 
     step = Step(setup, 2 * options.batch, length, k, options.batch)
     peaks = [peak(default_dtype(), step.device, options.budget / 4)]
-    seconds = median(timed(step.whole, step.device, options.budget))
-    batches = step.pieces()
-    kernels = median(timed(lambda: step.kernels(batches), step.device, options.budget))
+    seconds = median(timed(lambda: step.take(options.steps), step.device, options.budget)) / options.steps
     peaks.append(peak(default_dtype(), step.device, options.budget / 4))
     layers = setup.backbone.n_layers - k
-    flops = step_flops(setup.backbone.config, options.batch * length, length, layers, False)
+    flops = step_flops(setup.backbone.config, options.batch * length, length, layers)
     found = {
-        "length": length, "lower_layers": k, "seconds": seconds, "microseconds_per_token": 1e6 * seconds /
-        (options.batch * length), "flops_per_second": flops / seconds, "peak_flops_per_second": peaks,
-        "share_of_peak": flops / seconds / max(peaks), "outside_forward_and_backward": max(0.0, 1 - kernels / seconds),
+        "length": length, "lower_layers": k, "dtype": str(default_dtype()), "seconds": seconds,
+        "microseconds_per_token": 1e6 * seconds / (options.batch * length), "flops_per_second": flops / seconds,
+        "peak_flops_per_second": peaks, "share_of_peak": flops / seconds / max(peaks),
     }  # fmt: skip
-    if step.device.type == "cpu":
-        found["outside_operators"] = step.outside()
-    return found
+    return found | (step.profiled(options.steps) if step.device.type == "cpu" else {})
 
 
 def rows_and_sources(setup: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -206,7 +228,7 @@ def rows_and_sources(setup: Any, options: argparse.Namespace) -> dict[str, Any]:
     by_rows = []
     for rows in options.rows:
         step = Step(setup, rows, length, k, options.batch)
-        seconds = median(timed(step.whole, step.device, options.budget))
+        seconds = median(timed(lambda one=step: one.take(options.steps), step.device, options.budget)) / options.steps
         by_rows.append({"rows": rows, "microseconds_per_token": 1e6 * seconds / (options.batch * length)})
     split = synthetic(setup, options.rows[0], length)
     head = make_head(split.spec, setup.backbone.hidden_size, None, 0)
@@ -267,7 +289,17 @@ def shared_forward(setup: Any, options: argparse.Namespace) -> list[dict[str, An
 
 
 def memory(setup: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """Trains on many rows whose states lie on disk and returns this process's peak memory.
+    """Returns the peak memory of trainings on many rows, whose states fit the cache or are recomputed."""
+    rows, length = options.memory_rows, 64
+    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
+        cached, size = from_disk(setup, Path(folder), rows, length, options)
+        command = from_file(setup, Path(folder), rows, length, options.memory_steps)
+    return {"rows": rows, "tokens_per_row": length, "steps": options.memory_steps, "states_gib": size / 2**30,
+            "peak_rss_gib": cached, "command_peak_rss_gib": command}  # fmt: skip
+
+
+def from_disk(setup: Any, folder: Path, rows: int, length: int, options: argparse.Namespace) -> tuple[float, int]:
+    """Trains on rows whose states lie on disk; returns this process's peak memory in GiB, and the states' size.
 
     The states are made up, for computing them takes memory for one batch at a time, whatever the rows: a few thousand
     rows are computed as well, so that the peak covers it.
@@ -277,28 +309,48 @@ def memory(setup: Any, options: argparse.Namespace) -> dict[str, Any]:
     from adaptmtl.backbone.precision import default_dtype
     from adaptmtl.backbone.states import CachedStates
 
-    rows, length, hidden = options.memory_rows, 64, setup.backbone.hidden_size
-    few = synthetic(setup, min(rows, 2000), length)
-    k = setup.recipe.layers_below(setup.backbone)
+    k, hidden = setup.recipe.layers_below(setup.backbone), setup.backbone.hidden_size
     stored = np.dtype(np.uint16 if default_dtype() == torch.bfloat16 else np.float32)
-    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        workspace = dataclasses.replace(setup.workspace, home=Path(folder))
-        few.states(workspace, k, default_dtype(), torch.device(options.device))
-        path = Path(folder) / "states.bin"
-        block = np.zeros((length, hidden), dtype=stored) + 1
-        with path.open("wb") as file:
-            for _ in range(rows):
-                file.write(block.data)
-        values = np.memmap(path, dtype=stored, mode="r", shape=(rows * length, hidden))
-        with path.open("rb", buffering=0) as file:
-            offsets = np.arange(rows + 1, dtype=np.int64) * length
-            step = Step(setup, rows, length, k, options.batch, CachedStates(values, offsets, file))
-            for _ in range(options.memory_steps):
-                step.whole()
-        size = path.stat().st_size
-    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1024 if sys.platform != "darwin" else 1)
-    return {"rows": rows, "tokens_per_row": length, "steps": options.memory_steps, "states_gib": size / 2**30,
-            "peak_rss_gib": peak_rss / 2**30}  # fmt: skip
+    few = synthetic(setup, min(rows, 2000), length)
+    few.states(dataclasses.replace(setup.workspace, home=folder), k, default_dtype(), torch.device(options.device))
+    path = folder / "states.bin"
+    block = np.zeros((length, hidden), dtype=stored) + 1
+    with path.open("wb") as file:
+        for _ in range(rows):
+            file.write(block.data)
+    values = np.memmap(path, dtype=stored, mode="r", shape=(rows * length, hidden))
+    with path.open("rb", buffering=0) as file:
+        offsets = np.arange(rows + 1, dtype=np.int64) * length
+        step = Step(setup, rows, length, k, options.batch, CachedStates(values, offsets, file))
+        step.take(options.memory_steps)
+    size = path.stat().st_size
+    path.unlink()
+    return peak_of(resource.RUSAGE_SELF), size
+
+
+def from_file(setup: Any, folder: Path, rows: int, length: int, steps: int) -> float:
+    """Trains on a person's file of so many rows by the command, and returns its peak memory in GiB.
+
+    With the cache's default size the states of very many rows are recomputed in every step.
+    """
+    draw, words = np.random.default_rng(0), [f"word{number}" for number in range(2000)]
+    path = folder / "rows.csv"
+    with path.open("w") as file:
+        file.write("text,label\n")
+        for row in range(rows * 5 // 4):  # a fifth is kept for figures
+            file.write(f"{' '.join(draw.choice(words, length))},{'ab'[row % 2]}\n")
+    subprocess.run(
+        [sys.executable, "-m", "adaptmtl", "train-adapters", "--data", str(path), "--text-columns", "text",
+         "--label-column", "label", "--backbone", str(setup.backbone.path), "--home", str(folder / "home"),
+         "--steps", str(steps), "--max-length", str(length), "--eval-rows", "100", "--offline", "--quiet"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return peak_of(resource.RUSAGE_CHILDREN)
+
+
+def peak_of(whose: int) -> float:
+    """Returns a peak memory in GiB, of this process or of those that it waited for."""
+    return resource.getrusage(whose).ru_maxrss * (1024 if sys.platform != "darwin" else 1) / 2**30
 
 
 def main() -> None:
@@ -311,11 +363,11 @@ def main() -> None:
     parser.add_argument("--only-memory", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.lengths, options.rows, options.sources = [32, 64, 128, 256], [1000, 4000, 16000], [1, 4, 16]
-    options.members, options.shared_steps, options.shared_pairs = [2, 4, 8], 6, 5
+    options.members, options.shared_steps, options.shared_pairs, options.steps = [2, 4, 8], 6, 5, 4
     if options.smoke:
         options.lengths, options.rows, options.sources, options.batch, options.budget = [16], [64], [1, 2], 8, 0.01
         options.memory_rows, options.memory_steps = 200, 2
-        options.members, options.shared_steps, options.shared_pairs = [2], 2, 1
+        options.members, options.shared_steps, options.shared_pairs, options.steps = [2], 2, 1, 2
     if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch

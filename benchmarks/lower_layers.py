@@ -16,7 +16,7 @@ import argparse
 from typing import Any
 
 import numpy as np
-from common import TASKS, mean_interval, names, run_missing, train_once
+from common import TASKS, mean_interval, names, resumed, run_missing, train_once
 from common import parser as shared_parser
 
 #: Quality that may be lost, in the unit of the tasks' main metrics (all between 0 and 1).
@@ -74,13 +74,11 @@ def main() -> None:
         options.max_length, options.epochs = 32, 1.0
     from adaptmtl.backbone.load import resolve
     from adaptmtl.provenance import record
-    from adaptmtl.storage import read_json, write_json
+    from adaptmtl.storage import write_json
     from adaptmtl.workspace import Workspace
 
     settings = {name: getattr(options, name) for name in ("backbone", "rows", "eval_rows", "epochs", "max_length")}
-    result = read_json(options.out) or {}
-    if result.get("settings") != settings:
-        result = {"question": __doc__.splitlines()[0], "settings": settings, "margin": MARGIN, "runs": {}}
+    result = resumed(options.out, settings, question=__doc__.splitlines()[0], margin=MARGIN, runs={})
     depth = resolve(options.backbone, Workspace(home=options.home or Workspace().home)).n_layers
     asked = {
         f"{task}/{k}/{seed}": (task, k, seed) for seed in range(options.seeds) for task in options.tasks

@@ -170,15 +170,14 @@ def engine_limit(result: dict[str, Any]) -> list[str]:
         "is the rate of a large matrix product, measured before and after each step.",
         "",
         table_row("tokens per row", "k", "seconds", "µs per token", "GFLOP/s", "limit", "share",
-            "outside forward and backward", "outside torch's operators"),
-        table_row(*["---"] * 9),
+            "outside the model's kernels"),
+        table_row(*["---"] * 8),
     ]  # fmt: skip
     for one in result["steps"]:
         found.append(table_row(
             one["length"], one["lower_layers"], f"{one['seconds']:.3f}", f"{one['microseconds_per_token']:.0f}",
             f"{one['flops_per_second'] / 1e9:.0f}", f"{max(one['peak_flops_per_second']) / 1e9:.0f}",
-            f"{one['share_of_peak']:.0%}", f"{one['outside_forward_and_backward']:.1%}",
-            f"{one['outside_operators']:.1%}" if "outside_operators" in one else "",
+            f"{one['share_of_peak']:.0%}", f"{one['outside_kernels']:.1%}" if "outside_kernels" in one else "",
         ))  # fmt: skip
     rows = ", ".join(f"{one['rows']:,} rows: {one['microseconds_per_token']:.0f}" for one in growth["rows"])
     sources = ", ".join(
@@ -187,10 +186,27 @@ def engine_limit(result: dict[str, Any]) -> list[str]:
     found += [
         "",
         f"Microseconds per token of a step as the split grows: {rows}. Microseconds per token and source as sources "
-        f"are read on the same rows: {sources}. Peak memory of a training on {memory['rows']:,} rows of "
-        f"{memory['tokens_per_row']} tokens, whose states take {memory['states_gib']:.1f} GiB on disk: "
-        f"{memory['peak_rss_gib']:.2f} GiB.",
+        f"are read on the same rows: {sources}.",
+        "",
+        f"Peak memory of a training on {memory['rows']:,} rows of {memory['tokens_per_row']} tokens: "
+        f"{memory['peak_rss_gib']:.2f} GiB with their states on disk ({memory['states_gib']:.1f} GiB), "
+        f"{memory['command_peak_rss_gib']:.2f} GiB for the whole command on a file of them, which recomputes states "
+        "that the cache's default size does not hold.",
     ]  # fmt: skip
+    if profiles := [one for one in result["steps"] if "kernels" in one]:
+        groups = list(profiles[0]["kernels"])
+        found += [
+            "",
+            "Where the time goes, by torch's profiler:",
+            "",
+            table_row("tokens per row", "k", *groups, "all else"),
+            table_row(*["---"] * (3 + len(groups))),
+            *(
+                table_row(one["length"], one["lower_layers"], *(f"{one['kernels'][name]:.1%}" for name in groups),
+                    f"{one['outside_kernels']:.1%}")
+                for one in profiles
+            ),
+        ]  # fmt: skip
     if shared := result.get("shared_forward"):
         ratios = ", ".join(f"{one['members']}: {one['one_by_one_over_together']:.2f}" for one in shared)
         length, pairs = result["steps"][0]["length"], len(shared[0]["pairs"])

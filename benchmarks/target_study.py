@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from common import parser as shared_parser
-from common import setup_of, without_states
+from common import resumed, setup_of, without_states
 
 CANDIDATES = (1, 2, 3)
 
@@ -179,7 +179,7 @@ def main() -> None:
     import torch
 
     from adaptmtl.provenance import record
-    from adaptmtl.storage import read_json, write_json
+    from adaptmtl.storage import write_json
     from adaptmtl.training.recipe import Recipe
 
     torch.set_num_threads(options.threads)
@@ -187,12 +187,10 @@ def main() -> None:
         Recipe(epochs=options.epochs), backbone=options.backbone, home=options.home, mirror=options.mirror,
         task_file=options.task_file, max_length=options.max_length, eval_rows=options.eval_rows,
     )  # fmt: skip
-    settings = {name: value for name, value in vars(options).items()
-                if name not in ("home", "mirror", "out", "task_file", "peer_sources", "peer_trainings")}  # fmt: skip
-    result = read_json(options.out) or {}
-    if result.get("settings") != settings:
-        result = {"question": __doc__.splitlines()[0], "settings": settings, "ours": {"trainings": {}},
-                  "peer": {"features": {}, "trainings": {}}}  # fmt: skip
+    no_settings = ("home", "mirror", "out", "out_named", "task_file", "peer_sources", "peer_trainings")
+    settings = {name: value for name, value in vars(options).items() if name not in no_settings}
+    result = resumed(options.out, settings, question=__doc__.splitlines()[0], ours={"trainings": {}},
+                     peer={"features": {}, "trainings": {}})  # fmt: skip
 
     def save() -> None:
         result["provenance"] = record()

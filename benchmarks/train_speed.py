@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import TASKS, end, finished, mean_interval, names, processes, setup_of, without_states
+from common import TASKS, end, finished, mean_interval, names, processes, resumed, setup_of, without_states
 from common import parser as shared_parser
 
 SPEED_TASKS = ("trec", "sms_spam", "optimus_ner", "privacy_policy", "boolq")
@@ -321,7 +321,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="trainings at once, with --quality")
     parser.add_argument("--in-process", action="store_true", help="all sides in one process: for tests, not for times")
     options = parser.parse_args()
-    if options.quality and options.out == parser.get_default("out"):
+    if options.quality and not options.out_named:
         options.out = options.out.with_name("train_quality.json")
     if options.smoke:
         options.tasks, options.quality_tasks = options.tasks[:1], options.quality_tasks[:1]
@@ -329,15 +329,13 @@ def main() -> None:
         options.epochs = 1.0
         globals()["TRIAL_STEPS"] = 1
     from adaptmtl.provenance import record
-    from adaptmtl.storage import read_json, write_json
+    from adaptmtl.storage import write_json
 
     settings = {
         name: getattr(options, name)
         for name in ("backbone", "rows", "eval_rows", "epochs", "max_length", "device", "threads")
     }
-    result = read_json(options.out) or {}
-    if result.get("settings") != settings:
-        result = {"question": __doc__.splitlines()[0], "settings": settings, "tasks": {}}
+    result = resumed(options.out, settings, question=__doc__.splitlines()[0], tasks={})
 
     def save() -> None:
         result["provenance"] = record()

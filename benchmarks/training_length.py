@@ -15,7 +15,7 @@ import argparse
 from typing import Any
 
 import numpy as np
-from common import TASKS, mean_interval, names, run_missing, train_once
+from common import TASKS, mean_interval, names, resumed, run_missing, train_once
 from common import parser as shared_parser
 
 
@@ -68,12 +68,10 @@ def main() -> None:
         options.tasks, options.seeds, options.rows, options.eval_rows = options.tasks[:2], 1, 32, 16
         options.max_length, options.steps = 32, [1, 2]
     from adaptmtl.provenance import record
-    from adaptmtl.storage import read_json, write_json
+    from adaptmtl.storage import write_json
 
     settings = {name: getattr(options, name) for name in ("backbone", "rows", "eval_rows", "max_length")}
-    result = read_json(options.out) or {}
-    if result.get("settings") != settings:
-        result = {"question": __doc__.splitlines()[0], "settings": settings, "runs": {}}
+    result = resumed(options.out, settings, question=__doc__.splitlines()[0], runs={})
     asked = {f"{task}/{steps}/{seed}": (task, steps, seed) for seed in range(options.seeds)
              for task in options.tasks for steps in options.steps}  # fmt: skip
 

@@ -82,17 +82,36 @@ def test_train_speed(benchmark, tasks: Path):
     )
 
 
+def test_results_of_other_settings_are_never_written_over(monkeypatch, tmp_path: Path):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    common = importlib.import_module("common")
+    path = tmp_path / "results.json"
+    assert common.resumed(path, {"rows": 5}, runs={}) == {"settings": {"rows": 5}, "runs": {}}
+    path.write_text(json.dumps({"settings": {"rows": 5}, "runs": {"a": 1}, "provenance": {"git_commit": "abc"}}))
+    again = common.resumed(path, {"rows": 5}, runs={})
+    assert again["runs"] == {"a": 1} and again["earlier_commits"] == ["abc"]
+    with pytest.raises(SystemExit, match=r"results of other settings \(rows 5, not 6\): give another --out"):
+        common.resumed(path, {"rows": 6}, runs={})
+    options = common.parser("a benchmark", "speed.json").parse_args(["--smoke"])
+    assert options.out.name == "speed.json" and options.out.parent != common.RESULTS and not options.out_named
+    assert common.parser("a benchmark", "speed.json").parse_args([]).out == common.RESULTS / "speed.json"
+
+
 def test_engine_limit(benchmark):
     module, result = benchmark("engine_limit")
     assert all(0 < one["share_of_peak"] < 1.5 and one["seconds"] > 0 for one in result["steps"])
     assert result["memory"]["rows"] == 200 and 0.1 < result["memory"]["peak_rss_gib"] < 2
+    assert 0.1 < result["memory"]["command_peak_rss_gib"] < 2
+    for one in result["steps"]:
+        assert 0 < one["outside_kernels"] < 1 and one["kernels"]["products with weights"] > 0
+        assert one["outside_kernels"] + sum(one["kernels"].values()) == pytest.approx(1)
     assert [one["members"] for one in result["shared_forward"]] == [2]
     assert result["shared_forward"][0]["one_by_one_over_together"] > 0
     config = {"hidden_size": 4, "intermediate_size": 8}
     frozen, low_rank = 4 * 16 + 2 * 32, module.RANK * (2 * 8 + 2 * 12)  # weights; query, value, feed-forward
     one_layer = 2 * 2 * frozen + 2 * 2 * low_rank  # a product is two operations: out and back, A and B
-    assert module.step_flops(config, 5, 0, 2, True) == 5 * 2 * one_layer
-    assert module.step_flops(config, 1, 3, 1, False) == one_layer - 2 * 3 * 16 + 3 * (2 * 2 * 3 * 4)
+    assert module.step_flops(config, 5, 0, 2) == 5 * (2 * one_layer - 2 * 3 * 16)
+    assert module.step_flops(config, 1, 3, 1) == one_layer - 2 * 3 * 16 + 3 * (2 * 2 * 3 * 4)
 
 
 def test_lower_layers(benchmark, tasks: Path):

@@ -30,19 +30,20 @@ def test_minilm_is_the_model_that_transformers_and_peft_load(real_workspace: Wor
         seen = SegmentedEncoder(backbone.load_encoder(), backbone.anatomy, 3)(ids, mask, types, states)
     torch.testing.assert_close(seen[mask == 1], expected[mask == 1], atol=1e-4, rtol=0)
 
-    data = toy_data("sequence_classification", backbone, rows=24)
-    bundle, _ = bundle_of(workspace, backbone, data, replace(QUICK, lower_layers=3))
+    data = toy_data("sequence_classification", backbone, rows=96)
+    bundle, _ = bundle_of(workspace, backbone, data, replace(QUICK, lower_layers=3, steps=24, learning_rate=3e-3))
     entry = Zoo(workspace).add(bundle)
+    texts = [row["text"] for row in data.train.rows.rows[:64]] + texts
+    tokens = backbone.tokenizer(texts, padding=True, return_tensors="pt")
+    ids, mask, types = tokens["input_ids"], tokens["attention_mask"], tokens["token_type_ids"]
     theirs = PeftModel.from_pretrained(plain, str(entry.path)).eval()
-    ours = restore(entry.load(), backbone, dtype=torch.float32).encoder
     with torch.no_grad():
-        adapted, again = theirs(**tokens).last_hidden_state, ours(ids, mask, types, None)
-    torch.testing.assert_close(again[mask == 1], adapted[mask == 1], atol=1e-4, rtol=0)
-    assert float((adapted - expected)[mask == 1].abs().max()) > 1e-3
-
-    half = restore(entry.load(), backbone, dtype=torch.bfloat16)
-    with torch.no_grad():
-        expected_logits = half.head(adapted, mask)
-        logits = half.head(half.encoder(ids, mask, types, None).float(), mask)
-    torch.testing.assert_close(logits, expected_logits, atol=1e-2, rtol=0)
-    assert float((logits - expected_logits).abs().max()) > 0
+        adapted = theirs(**tokens).last_hidden_state
+        expected = plain(**tokens).last_hidden_state  # peft put its layers into this very model: adapted as well
+        assert torch.equal(expected, adapted)
+    for dtype, most in ((torch.float32, 1e-5), (torch.bfloat16, 1e-2)):
+        ours = restore(entry.load(), backbone, dtype=dtype)
+        with torch.no_grad():
+            wanted, logits = ours.head(adapted, mask), ours.head(ours.encoder(ids, mask, types, None).float(), mask)
+        assert float(wanted.abs().max()) > 1, "the adapter learned something"
+        assert 0 < float((logits - wanted).abs().max()) <= most * float(wanted.abs().max())
