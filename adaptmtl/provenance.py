@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -66,8 +66,14 @@ def measured() -> Iterator[Cost]:
     finally:
         cost.seconds = time.perf_counter() - wall
         cost.cpu_seconds = time.process_time() - cpu
-        scale = 1024 if sys.platform != "darwin" else 1024**2
-        cost.peak_memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+        cost.peak_memory_mib = peak_memory_mib()
+
+
+def peak_memory_mib() -> float:
+    """Returns this process's peak memory so far in MiB."""
+    with suppress(OSError, IndexError, ValueError):  # Linux's rusage begins with the peak of who started the process
+        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
 
 
 def _version(name: str) -> str | None:

@@ -5,7 +5,7 @@ that is compared with it. A step's operations are counted, not estimated: the pr
 low-rank halves, forwards and backwards, and attention's own; recomputed ones count once. Steps are those of the
 engine's own training loop, its bookkeeping included.
 
-    python benchmarks/engine_limit.py [--threads N] [--device cuda] [--backbone NAME] [--smoke]
+    python benchmarks/engine_limit.py [--threads N] [--device cuda] [--backbone NAME] [--parts steps,memory] [--smoke]
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,13 +26,24 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from common import names, resumed
 from common import parser as shared_parser
 
 RANK = 8
 MARK = "beside the model"
+#: Runs a command of ours and prints its peak memory.
+COMMAND = """
+import sys
+from adaptmtl.cli.main import main
+from adaptmtl.provenance import peak_memory_mib
+try:
+    main()
+finally:
+    print(peak_memory_mib())
+"""
 #: What operators of torch do in a step.
 KERNELS = {
-    "products with weights": ("mm", "addmm"),
+    "products with weights": ("mm", "addmm", "addmm_"),
     "attention's products": (
         "bmm", "baddbmm", "_scaled_dot_product_flash_attention_for_cpu",
         "_scaled_dot_product_flash_attention_for_cpu_backward",
@@ -292,8 +302,8 @@ def memory(setup: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Returns the peak memory of trainings on many rows, whose states fit the cache or are recomputed."""
     rows, length = options.memory_rows, 64
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        cached, size = from_disk(setup, Path(folder), rows, length, options)
         command = from_file(setup, Path(folder), rows, length, options.memory_steps)
+        cached, size = from_disk(setup, Path(folder), rows, length, options)
     return {"rows": rows, "tokens_per_row": length, "steps": options.memory_steps, "states_gib": size / 2**30,
             "peak_rss_gib": cached, "command_peak_rss_gib": command}  # fmt: skip
 
@@ -308,6 +318,7 @@ def from_disk(setup: Any, folder: Path, rows: int, length: int, options: argpars
 
     from adaptmtl.backbone.precision import default_dtype
     from adaptmtl.backbone.states import CachedStates
+    from adaptmtl.provenance import peak_memory_mib
 
     k, hidden = setup.recipe.layers_below(setup.backbone), setup.backbone.hidden_size
     stored = np.dtype(np.uint16 if default_dtype() == torch.bfloat16 else np.float32)
@@ -323,9 +334,7 @@ def from_disk(setup: Any, folder: Path, rows: int, length: int, options: argpars
         offsets = np.arange(rows + 1, dtype=np.int64) * length
         step = Step(setup, rows, length, k, options.batch, CachedStates(values, offsets, file))
         step.take(options.memory_steps)
-    size = path.stat().st_size
-    path.unlink()
-    return peak_of(resource.RUSAGE_SELF), size
+    return peak_memory_mib() / 1024, path.stat().st_size
 
 
 def from_file(setup: Any, folder: Path, rows: int, length: int, steps: int) -> float:
@@ -339,18 +348,13 @@ def from_file(setup: Any, folder: Path, rows: int, length: int, steps: int) -> f
         file.write("text,label\n")
         for row in range(rows * 5 // 4):  # a fifth is kept for figures
             file.write(f"{' '.join(draw.choice(words, length))},{'ab'[row % 2]}\n")
-    subprocess.run(
-        [sys.executable, "-m", "adaptmtl", "train-adapters", "--data", str(path), "--text-columns", "text",
-         "--label-column", "label", "--backbone", str(setup.backbone.path), "--home", str(folder / "home"),
-         "--steps", str(steps), "--max-length", str(length), "--eval-rows", "100", "--offline", "--quiet"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return peak_of(resource.RUSAGE_CHILDREN)
-
-
-def peak_of(whose: int) -> float:
-    """Returns a peak memory in GiB, of this process or of those that it waited for."""
-    return resource.getrusage(whose).ru_maxrss * (1024 if sys.platform != "darwin" else 1) / 2**30
+    given = [
+        "train-adapters", "--data", str(path), "--text-columns", "text", "--label-column", "label", "--backbone",
+        str(setup.backbone.path), "--home", str(folder / "home"), "--steps", str(steps), "--max-length", str(length),
+        "--eval-rows", "100", "--offline", "--quiet",
+    ]  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", COMMAND, *given], check=True, capture_output=True, text=True)
+    return float(done.stdout.splitlines()[-1]) / 1024
 
 
 def main() -> None:
@@ -360,6 +364,8 @@ def main() -> None:
     parser.add_argument("--memory-rows", type=int, default=100_000)
     parser.add_argument("--memory-steps", type=int, default=60)
     parser.add_argument("--scratch", type=Path, help="folder for the states of --memory-rows (10 GB)")
+    parser.add_argument("--parts", type=names, help="measure these anew: steps, growth, shared_forward, memory; "
+                        "without it what the file of results lacks")  # fmt: skip
     parser.add_argument("--only-memory", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.lengths, options.rows, options.sources = [32, 64, 128, 256], [1000, 4000, 16000], [1, 4, 16]
@@ -383,27 +389,36 @@ def main() -> None:
     if options.only_memory:
         print(json.dumps(memory(setup, options)))
         return
-    result: dict[str, Any] = {"question": __doc__.splitlines()[0], "threads": options.threads, "batch": options.batch}
+    settings = {name: getattr(options, name) for name in ("backbone", "device", "threads", "batch")}
+    result = resumed(options.out, settings, question=__doc__.splitlines()[0])
     with tempfile.TemporaryDirectory() as folder:  # states of random rows are of no use to anybody
         setup = dataclasses.replace(setup, workspace=dataclasses.replace(workspace, home=Path(folder)))
-        half = setup.recipe.layers_below(setup.backbone)
-        cases = [(length, k) for length in options.lengths for k in (0, half)]
-        more = [] if options.smoke else range(1, setup.backbone.n_layers)
-        cases += [(options.lengths[0], k) for k in more if k != half]
-        result["steps"] = []
-        for length, k in cases:
-            result["steps"].append(one_step(setup, length, k, options))
-            print(json.dumps(result["steps"][-1]), flush=True)
-            write_json(options.out, result)
-        result["growth"] = rows_and_sources(setup, options)
-        result["shared_forward"] = shared_forward(setup, options)
-    alone = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only-memory"], capture_output=True, text=True)
-    result["memory"] = json.loads(alone.stdout) if alone.returncode == 0 else {"failed": alone.stderr[-500:]}
-    result["provenance"] = record()
-    write_json(options.out, result)
-    print(json.dumps({name: result[name] for name in ("growth", "shared_forward", "memory")}), flush=True)
-    if alone.returncode:
-        sys.exit(f"the memory part failed: {alone.stderr[-500:]}")
+        measures = {
+            "steps": lambda: all_steps(setup, options), "growth": lambda: rows_and_sources(setup, options),
+            "shared_forward": lambda: shared_forward(setup, options), "memory": lambda: memory_alone(options),
+        }  # fmt: skip
+        for part, measure in measures.items():
+            if part in (options.parts or measures.keys() - result.keys()):
+                result |= {part: measure(), "provenance": record()}
+                write_json(options.out, result)
+                print(json.dumps({part: result[part]}), flush=True)
+
+
+def all_steps(setup: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measures steps of all lengths and numbers of lower layers."""
+    half = setup.recipe.layers_below(setup.backbone)
+    cases = [(length, k) for length in options.lengths for k in (0, half)]
+    more = [] if options.smoke else range(1, setup.backbone.n_layers)
+    cases += [(options.lengths[0], k) for k in more if k != half]
+    return [one_step(setup, length, k, options) for length, k in cases]
+
+
+def memory_alone(options: argparse.Namespace) -> dict[str, Any]:
+    """Measures memory in a process that did nothing else."""
+    done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only-memory"], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"the memory part failed: {done.stderr[-500:]}")
+    return json.loads(done.stdout)
 
 
 if __name__ == "__main__":

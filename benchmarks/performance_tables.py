@@ -164,10 +164,10 @@ def target_study(result: dict[str, Any]) -> list[str]:
 
 def engine_limit(result: dict[str, Any]) -> list[str]:
     """How near a step comes to the rate of matrix products."""
-    memory, growth = result["memory"], result["growth"]
+    settings, memory, growth = result["settings"], result["memory"], result["growth"]
     found = [
-        f"Steps of {result['batch']} rows, {result['threads']} threads, MiniLM-L6, on {machine_of(result)}. The limit "
-        "is the rate of a large matrix product, measured before and after each step.",
+        f"Steps of {settings['batch']} rows, {settings['threads']} threads, MiniLM-L6, on {machine_of(result)}. The "
+        "limit is the rate of a large matrix product, measured before and after each step.",
         "",
         table_row("tokens per row", "k", "seconds", "µs per token", "GFLOP/s", "limit", "share",
             "outside the model's kernels"),
