@@ -52,6 +52,10 @@ def truth_section(result: Mapping[str, Any]) -> str:
         f" ({noise['positive_pairs']} up, {noise['negative_pairs']} down).",
         quality_table(result),
     ]
+    reached = {row["name"]: row["figures"].get("spearman") for row in result["rows"]}
+    mine, most = reached.get(result["planner"]), reached.get("split_half_ceiling")
+    if mine is not None and most:
+        parts += [f"{result['planner']} reaches {mine / most:.0%} of the ceiling of Spearman's correlation."]
     if result["planner_minus"]:
         parts += [f"{result['planner']} minus each, paired over targets, mean [95%]; above 0 it is better:"]
         parts += [_differences(result["planner_minus"])]
