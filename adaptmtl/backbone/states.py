@@ -29,9 +29,10 @@ from adaptmtl.storage import PARTIAL, alone, key_of, publish_folder, read_json, 
 from adaptmtl.tasks.encoded import EncodedRows
 from adaptmtl.workspace import Workspace, number_of
 
-VERSION = 1
+VERSION = 2
 DEFAULT_LIMIT_GIB = 8.0
-_TOKENS_PER_BATCH = 8192
+#: Padded tokens that are read at once, at most. On a CPU what they leave behind in a layer stays in the cache.
+_TOKENS_ON_CPU, _TOKENS_ON_GPU = 1024, 8192
 _ATTEMPTS = 3
 
 
@@ -157,8 +158,14 @@ def _opened(folder: Path, shape: tuple[int, int], stored: np.dtype, offsets: np.
     return CachedStates(np.memmap(folder / "states.bin", dtype=stored, mode="r", shape=shape), offsets, file)
 
 
-def token_batches(lengths: np.ndarray, tokens: int = _TOKENS_PER_BATCH) -> Iterator[np.ndarray]:
-    """Yields feature indices in batches of similar length and bounded padded size, longest first."""
+def token_batches(lengths: np.ndarray, tokens: int | None = None) -> Iterator[np.ndarray]:
+    """Yields feature indices in batches of similar length, longest first.
+
+    Args:
+        lengths: (features,) in tokens.
+        tokens: of a batch, padded, at most; a number that suits the machine if None.
+    """
+    tokens = tokens or (_TOKENS_ON_GPU if torch.cuda.is_available() else _TOKENS_ON_CPU)
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):

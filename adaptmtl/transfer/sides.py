@@ -34,7 +34,7 @@ from adaptmtl.zoo.build import text_embedding
 from adaptmtl.zoo.index import Entry
 from adaptmtl.zoo.store import Zoo
 
-VERSION = 4
+VERSION = 5
 #: Tokens of the target that are read through each source, unless the caller says otherwise: 5.5 seconds of one core
 #: without AVX-512 (MiniLM-L6 in fp32).
 TOKEN_BUDGET = 30_000
