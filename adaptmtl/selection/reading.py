@@ -28,16 +28,16 @@ from adaptmtl.training.setup import Setup
 from adaptmtl.training.sizes import sizes_of
 from adaptmtl.transfer.estimate import DEFAULT_ESTIMATORS, ESTIMATE_ROWS, Estimates, SourceEstimate, estimate
 from adaptmtl.transfer.history import History
-from adaptmtl.transfer.sides import LEAST_ROWS, Start
+from adaptmtl.transfer.sides import Start
 from adaptmtl.transfer.signatures import nearest_texts
 from adaptmtl.transfer.sources import Candidates, find_sources, overlap_note
 from adaptmtl.zoo.index import Entry
 
 #: Tokens read through all sources together, unless the budget says less: with all that goes with it, a minute of two
 #: cores without AVX-512 (MiniLM-L6).
-READING_TOKENS = 220_000
+READING_TOKENS = 170_000
 #: Least rows that are read; of each row of the second kind several tokens are.
-LEAST = {"rows": LEAST_ROWS, "tokens": LEAST_ROWS // 2}
+LEAST = {"rows": 90, "tokens": 64}
 #: Target rows that are read: few different numbers, so that another source in the zoo seldom means to read all anew.
 ROW_STEPS = (64, 90, 128, 180, 256, 360, ESTIMATE_ROWS)
 #: What is read beside the single sources: up to three merges of them, and the plain backbone.
