@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from adaptmtl.backbone.states import (
     states_of,
     token_batches,
 )
+from adaptmtl.errors import AdaptMTLError, StorageError
 from adaptmtl.workspace import Silent, Workspace
 
 CPU = torch.device("cpu")
@@ -165,6 +168,60 @@ def test_what_killed_runs_left_is_removed_when_old(backbone_of: BackboneOf, work
     age(old, 2 * 24 * 3600)
     states_of(workspace, backbone, encoded_rows(backbone), 1, torch.float32, CPU)
     assert not old.exists() and young.exists()
+
+
+def test_two_that_want_the_same_states_compute_them_once(backbone_of: BackboneOf, workspace: Workspace, monkeypatch):
+    backbone, real, made = backbone_of("bert"), module._compute, []
+
+    def slow(*given: object) -> None:
+        made.append(given[0])
+        time.sleep(0.3)
+        real(*given)
+
+    monkeypatch.setattr(module, "_compute", slow)
+    encoded = encoded_rows(backbone)
+    with ThreadPoolExecutor(3) as pool:
+        wanted = [pool.submit(states_of, workspace, backbone, encoded, 1, torch.float32, CPU) for _ in range(3)]
+        found = [one.result() for one in wanted]
+    assert len(made) == 1 and all(np.array_equal(one.values, found[0].values) for one in found)
+
+
+def test_states_that_another_process_evicts_are_made_again(backbone_of: BackboneOf, workspace: Workspace, monkeypatch):
+    backbone, real, gone = backbone_of("bert"), module._opened, []
+    encoded = encoded_rows(backbone)
+    expected = np.array(states_of(workspace, backbone, encoded, 1, torch.float32, CPU).values)
+
+    def evicted(folder: Path, *given: object) -> CachedStates:
+        if not gone:
+            gone.append(shutil.rmtree(folder))
+        return real(folder, *given)
+
+    monkeypatch.setattr(module, "_opened", evicted)
+    assert np.array_equal(states_of(workspace, backbone, encoded, 1, torch.float32, CPU).values, expected)
+    gone.clear()
+    monkeypatch.setattr(module, "_opened", lambda folder, *_: (folder / "none").stat())
+    with pytest.raises(StorageError, match="vanish as soon as they are made: raise ADAPTMTL_STATES_GIB"):
+        states_of(workspace, backbone, encoded, 1, torch.float32, CPU)
+
+
+def test_a_limit_that_is_no_number_is_told(backbone_of: BackboneOf, workspace: Workspace, monkeypatch):
+    monkeypatch.setenv("ADAPTMTL_STATES_GIB", "8GB")
+    backbone = backbone_of("bert")
+    with pytest.raises(AdaptMTLError, match=r"ADAPTMTL_STATES_GIB is '8GB': give a number, such as 8, or unset it"):
+        states_of(workspace, backbone, encoded_rows(backbone), 1, torch.float32, CPU)
+
+
+def test_unfinished_states_count_and_stay(backbone_of: BackboneOf, workspace: Workspace, monkeypatch):
+    backbone, encoded = backbone_of("bert"), encoded_rows(backbone_of("bert"))
+    states_of(workspace, backbone, encoded, 1, torch.float32, CPU)
+    age(only_folder(workspace), 60)
+    size = (only_folder(workspace) / "states.bin").stat().st_size
+    partial = workspace.folder("states", ".partial-other")
+    partial.mkdir()
+    (partial / "states.bin").write_bytes(bytes(size))
+    monkeypatch.setenv("ADAPTMTL_STATES_GIB", str(2.5 * size / 2**30))
+    states_of(workspace, backbone, encoded, 2, torch.float32, CPU)
+    assert partial in folders(workspace) and len(folders(workspace)) == 2, "the older states had to make room"
 
 
 def test_states_over_the_limit_are_recomputed_and_it_is_said(

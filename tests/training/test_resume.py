@@ -16,6 +16,7 @@ import torch
 from toys import QUICK, toy_data
 
 from adaptmtl.backbone.load import Backbone, resolve
+from adaptmtl.provenance import Cost
 from adaptmtl.training import batches
 from adaptmtl.training.adapter import fine_tune, train_adapter
 from adaptmtl.training.multitask import Mixing, train_shared
@@ -85,6 +86,22 @@ def test_interrupted_training_ends_with_the_same_bytes(how: str, backbone: Backb
     assert train(how, backbone, replace(workspace, reporter=notes)) == expected
     assert any(f"going on after step 17 of {STEPS}" in line for line in notes.said)
     assert unfinished(workspace) == []
+
+
+def test_the_time_of_killed_processes_counts(backbone: Backbone, workspace: Workspace, monkeypatch):
+    monkeypatch.setenv("ADAPTMTL_CHECKPOINT_SECONDS", "0")
+    data = toy_data("sequence_classification", backbone)
+    assert train_adapter(workspace, backbone, data, replace(RECIPE, steps=2), 0).log.earlier == (0.0, 0.0)
+    started, spent = time.perf_counter(), []
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train_adapter(replace(workspace, reporter=Notes(stop_after=8)), backbone, data, RECIPE, 0)
+        spent.append(time.perf_counter() - started)
+    wall, processor = train_adapter(workspace, backbone, data, RECIPE, 0).log.earlier
+    assert 0 < wall < spent[1] and processor > 0
+    cost = Cost(1.0, 2.0)
+    cost.add((wall, processor), (0.0, 0.0))
+    assert (cost.seconds, cost.cpu_seconds) == (1.0 + wall, 2.0 + processor)
 
 
 def test_another_seed_recipe_or_start_does_not_go_on(backbone: Backbone, workspace: Workspace, monkeypatch):
