@@ -33,6 +33,7 @@ from transfers import Settings, Start, Target, measure, options_of, settings_of,
 
 from adaptmtl.fusion.bench import FusionBench
 from adaptmtl.provenance import record
+from adaptmtl.selection.budget import Budget, Prices
 from adaptmtl.selection.gains import Seen
 from adaptmtl.selection.reading import READING_TOKENS, Reader, training_tokens
 from adaptmtl.storage import read_json, write_json
@@ -44,7 +45,9 @@ from adaptmtl.transfer.sources import Candidates
 from adaptmtl.zoo.build import ensure_adapter, text_embedding
 
 #: Of what is asked of estimators and the planner; :data:`transfers.VERSION` is that of trainings.
-VERSION = 1
+VERSION = 2
+#: What the planner may cost beside its default.
+SMALL = Budget.parse("2%")
 #: Sizes of the random sets: six of size three, to know what chance finds there, and others up to twelve.
 SET_SIZES = (3,) * 6 + (2, 4, 5, 6, 8, 12)
 SET_SEEDS = 2
@@ -101,22 +104,31 @@ def score_target(settings: Settings, name: str) -> dict[str, Any]:
 def seen(target: Target, plan: Sequence[tuple[str, ...]]) -> list[dict[str, Any]]:
     """Returns what the planner sees of every source and set, before any training on the target, and what it took.
 
-    Sources are read as the planner reads them. It reads a few sets only, and of sources that are too many for its
-    tokens some; here all are read.
+    Sources are read as the planner reads them, by default and within a small budget. It reads a few sets only, and of
+    sources that are too many for its tokens some; here all sources are read, and all sets by default.
     """
+    one_training = training_tokens(target.setup, target.data)
+    frugal = SMALL.tokens(Prices(one_training, 1.0), len(target.entries))
+    return [
+        *read(target, plan, max(READING_TOKENS, one_training), ""),
+        *read(target, [sources for sources in plan if len(sources) == 1], frugal, str(SMALL)),
+    ]
+
+
+def read(target: Target, plan: Sequence[tuple[str, ...]], tokens: float, budget: str) -> list[dict[str, Any]]:
+    """Reads sources and sets with so many tokens for all sources together."""
     setup, data, entries = target.setup, target.data, target.entries
-    tokens = max(READING_TOKENS, training_tokens(setup, data))
     reader = Reader(setup, data, Candidates(tuple(entries.values()), ()), 0, tokens, most=None)
     bench = FusionBench(setup, data, "merge")
     keys = {sources: tuple(entries[one].key for one in sources) for sources in plan if len(sources) > 1}
-    read = reader.read({keys[sources]: bench.start([entries[one] for one in sources]) for sources in keys})
+    merges = reader.read({keys[sources]: bench.start([entries[one] for one in sources]) for sources in keys})
     shared = sum(reader.singles.target_seconds.values()) / len(reader.seen)
     seconds = {one.entry.task: one.seconds + shared for one in reader.singles.sources}
     return [
         {"target": target.name, "sources": "+".join(one.sources), "reading": reader.reading, "probe": one.probe,
          "hscore": one.hscore, "alike": one.alike, "backbone": setup.backbone.hash, "rows": reader.rows,
-         "seconds": seconds.get("+".join(one.sources))}
-        for one in (*reader.seen.values(), *read.values())
+         "budget": budget, "seconds": seconds.get("+".join(one.sources))}
+        for one in (*reader.seen.values(), *merges.values())
     ]  # fmt: skip
 
 
@@ -150,7 +162,10 @@ def _estimators() -> list[str]:
 def remember(target: Target, runs: Sequence[dict[str, Any]], held: dict[str, Any]) -> None:
     """Puts the measured transfers into the workspace's history."""
     alone = {row["seed"]: row["score"] for row in runs if not row["sources"]}
-    before = {row["sources"]: Seen((), row["probe"], row["hscore"], row["alike"]).to_json() for row in held["seen"]}
+    before = {
+        row["sources"]: Seen((), row["probe"], row["hscore"], row["alike"]).to_json()
+        for row in held["seen"] if not row["budget"]
+    }  # fmt: skip
     recipe, backbone = recipe_of(target.setup), target.setup.backbone.hash
     History(target.setup.workspace).record([
         Transfer(backbone, row["target"], tuple(row["sources"].split("+")), row["seed"], row["score"],

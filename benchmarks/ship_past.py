@@ -25,13 +25,21 @@ RESULTS = Path(__file__).parent / "results"
 SHIPPED = Path(__file__).resolve().parents[1] / "adaptmtl" / "selection" / "past_transfers.json"
 
 
-def measured_past(truth: Path, seen: Path) -> list[Past]:
-    """Returns every measured source and set with its mean gain, measured against the mean of all target-only runs."""
+def measured_past(truth: Path, seen: Path, budget: str = "") -> list[Past]:
+    """Returns every measured source and set with its mean gain, measured against the mean of all target-only runs.
+
+    Args:
+        truth: parquet of what was measured.
+        seen: parquet of what had been seen.
+        budget: within which it was seen; "" for the planner's default.
+    """
     scores: dict[tuple[str, str], list[float]] = defaultdict(list)
     for row in pq.read_table(truth).to_pylist():
         scores[row["target"], row["sources"]].append(row["score"])
     found = []
     for row in pq.read_table(seen).to_pylist():
+        if row.get("budget", "") != budget:
+            continue
         if (row["target"], row["sources"]) not in scores:
             raise DataError(f"{seen} has {row['sources']} for {row['target']}, {truth} has not: measure both anew")
         alone = float(np.mean(scores[row["target"], ""]))

@@ -122,17 +122,21 @@ def related_targets(names: Iterable[str]) -> dict[str, frozenset[str]]:
     return {name: tasks_related_to(tasks[name], tasks) for name in names if name in tasks}
 
 
-def planned(past: Sequence[Past], seconds: Mapping[str, float | None]) -> dict[str, Predicted]:
+def planned(
+    past: Sequence[Past], seconds: Mapping[str, float | None], asked: Sequence[Past] | None = None
+) -> dict[str, Predicted]:
     """Returns the planner's predicted gains of sources and sets, learned from other targets, none of them related.
 
     Args:
         past: what was measured on all targets, with what had been seen before.
         seconds: of reading, by target; the regression takes milliseconds.
+        asked: the same, seen otherwise: what is predicted is predicted from this, where it is given.
     """
     found = {}
+    asked = past if asked is None else asked
     related = related_targets({one.target for one in past})
-    for target in sorted({one.target for one in past}):
-        own = [one for one in past if one.target == target]
+    for target in sorted({one.target for one in asked}):
+        own = [one for one in asked if one.target == target]
         profile = profile_of(one.seen for one in own)
         others = tuple(one for one in past if one.target not in related.get(target, {target}))
         model = GainModel(others, own[0].backbone, target, profile)
@@ -146,13 +150,14 @@ def planned(past: Sequence[Past], seconds: Mapping[str, float | None]) -> dict[s
     return found
 
 
-def reading_seconds(rows: Sequence[Row]) -> dict[str, float | None]:
-    """Returns what the planner's reading took by target: of all sources and the plain backbone, and of merges."""
+def reading_seconds(rows: Sequence[Row], budget: str = "") -> dict[str, float | None]:
+    """Returns what the planner's reading took by target: of all sources, the plain backbone and, by default, merges."""
     found: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        if row.get("seconds") is not None:
+        if row.get("seconds") is not None and row.get("budget", "") == budget:
             found[row["target"]].append(row["seconds"])
-    return {target: math.fsum(each) * (1 + (ROOM - 1) / len(each)) for target, each in found.items()}
+    merges = 0 if budget else ROOM - 1
+    return {target: math.fsum(each) * (1 + merges / len(each)) for target, each in found.items()}
 
 
 def pivots(truths: Sequence[Truth], embeddings: Mapping[str, np.ndarray]) -> dict[str, Predicted]:
@@ -317,8 +322,11 @@ def main() -> None:
         scores = read_scores(pq.read_table(options.scores).to_pylist()) if options.scores.exists() else {}
         seen = options.truth.with_name(f"{options.truth.stem}_seen.parquet")
         if seen.exists():
-            seconds = reading_seconds(pq.read_table(seen).to_pylist())
-            scores[PLANNER] = planned(measured_past(options.truth, seen), seconds)
+            read, past = pq.read_table(seen).to_pylist(), measured_past(options.truth, seen)
+            scores[PLANNER] = planned(past, reading_seconds(read))
+            for budget in sorted({row.get("budget", "") for row in read} - {""}):
+                asked = measured_past(options.truth, seen, budget)
+                scores[f"{PLANNER}, {budget}"] = planned(past, reading_seconds(read, budget), asked)
         truths, facts = read_truths(rows, lambda row: row["n_sources"] == 1)
         texts = options.truth.with_name(f"{options.truth.stem}_texts.parquet")
         if texts.exists():
