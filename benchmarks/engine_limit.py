@@ -5,7 +5,7 @@ that is compared with it. A step's operations are counted, not estimated: the pr
 low-rank halves, forwards and backwards, and attention's own; recomputed ones count once. Steps are those of the
 engine's own training loop, its bookkeeping included.
 
-    python benchmarks/engine_limit.py [--threads N] [--device cuda] [--backbone NAME] [--parts steps,memory] [--smoke]
+    python benchmarks/engine_limit.py [--threads N] [--device cuda] [--backbone NAME] [--parts steps memory] [--smoke]
 """
 
 from __future__ import annotations
@@ -26,21 +26,11 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from common import names, resumed
 from common import parser as shared_parser
+from common import resumed
 
 RANK = 8
 MARK = "beside the model"
-#: Runs a command of ours and prints its peak memory.
-COMMAND = """
-import sys
-from adaptmtl.cli.main import main
-from adaptmtl.provenance import peak_memory_mib
-try:
-    main()
-finally:
-    print(peak_memory_mib())
-"""
 #: What operators of torch do in a step.
 KERNELS = {
     "products with weights": ("mm", "addmm", "addmm_"),
@@ -298,65 +288,6 @@ def shared_forward(setup: Any, options: argparse.Namespace) -> list[dict[str, An
     return result
 
 
-def memory(setup: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the peak memory of trainings on many rows, whose states fit the cache or are recomputed."""
-    rows, length = options.memory_rows, 64
-    with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
-        command = from_file(setup, Path(folder), rows, length, options.memory_steps)
-        cached, size = from_disk(setup, Path(folder), rows, length, options)
-    return {"rows": rows, "tokens_per_row": length, "steps": options.memory_steps, "states_gib": size / 2**30,
-            "peak_rss_gib": cached, "command_peak_rss_gib": command}  # fmt: skip
-
-
-def from_disk(setup: Any, folder: Path, rows: int, length: int, options: argparse.Namespace) -> tuple[float, int]:
-    """Trains on rows whose states lie on disk; returns this process's peak memory in GiB, and the states' size.
-
-    The states are made up, for computing them takes memory for one batch at a time, whatever the rows: a few thousand
-    rows are computed as well, so that the peak covers it.
-    """
-    import torch
-
-    from adaptmtl.backbone.precision import default_dtype
-    from adaptmtl.backbone.states import CachedStates
-    from adaptmtl.provenance import peak_memory_mib
-
-    k, hidden = setup.recipe.layers_below(setup.backbone), setup.backbone.hidden_size
-    stored = np.dtype(np.uint16 if default_dtype() == torch.bfloat16 else np.float32)
-    few = synthetic(setup, min(rows, 2000), length)
-    few.states(dataclasses.replace(setup.workspace, home=folder), k, default_dtype(), torch.device(options.device))
-    path = folder / "states.bin"
-    block = np.zeros((length, hidden), dtype=stored) + 1
-    with path.open("wb") as file:
-        for _ in range(rows):
-            file.write(block.data)
-    values = np.memmap(path, dtype=stored, mode="r", shape=(rows * length, hidden))
-    with path.open("rb", buffering=0) as file:
-        offsets = np.arange(rows + 1, dtype=np.int64) * length
-        step = Step(setup, rows, length, k, options.batch, CachedStates(values, offsets, file))
-        step.take(options.memory_steps)
-    return peak_memory_mib() / 1024, path.stat().st_size
-
-
-def from_file(setup: Any, folder: Path, rows: int, length: int, steps: int) -> float:
-    """Trains on a person's file of so many rows by the command, and returns its peak memory in GiB.
-
-    With the cache's default size the states of very many rows are recomputed in every step.
-    """
-    draw, words = np.random.default_rng(0), [f"word{number}" for number in range(2000)]
-    path = folder / "rows.csv"
-    with path.open("w") as file:
-        file.write("text,label\n")
-        for row in range(rows * 5 // 4):  # a fifth is kept for figures
-            file.write(f"{' '.join(draw.choice(words, length))},{'ab'[row % 2]}\n")
-    given = [
-        "train-adapters", "--data", str(path), "--text-columns", "text", "--label-column", "label", "--backbone",
-        str(setup.backbone.path), "--home", str(folder / "home"), "--steps", str(steps), "--max-length", str(length),
-        "--eval-rows", "100", "--offline", "--quiet",
-    ]  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", COMMAND, *given], check=True, capture_output=True, text=True)
-    return float(done.stdout.splitlines()[-1]) / 1024
-
-
 def main() -> None:
     parser = shared_parser(__doc__, "engine_limit.json", "--backbone", "--device", "--threads", "--home")
     parser.add_argument("--batch", type=int, default=32)
@@ -364,9 +295,8 @@ def main() -> None:
     parser.add_argument("--memory-rows", type=int, default=100_000)
     parser.add_argument("--memory-steps", type=int, default=60)
     parser.add_argument("--scratch", type=Path, help="folder for the states of --memory-rows (10 GB)")
-    parser.add_argument("--parts", type=names, help="measure these anew: steps, growth, shared_forward, memory; "
-                        "without it what the file of results lacks")  # fmt: skip
-    parser.add_argument("--only-memory", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--parts", nargs="+", choices=["steps", "growth", "shared_forward", "memory"],
+                        help="measure these anew; without it what the file of results lacks")  # fmt: skip
     options = parser.parse_args()
     options.lengths, options.rows, options.sources = [32, 64, 128, 256], [1000, 4000, 16000], [1, 4, 16]
     options.members, options.shared_steps, options.shared_pairs, options.steps = [2, 4, 8], 6, 5, 4
@@ -386,16 +316,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     workspace = Workspace(home=options.home or Workspace().home)
     setup = make_setup(options.backbone, workspace=workspace)
-    if options.only_memory:
-        print(json.dumps(memory(setup, options)))
-        return
     settings = {name: getattr(options, name) for name in ("backbone", "device", "threads", "batch")}
     result = resumed(options.out, settings, question=__doc__.splitlines()[0])
     with tempfile.TemporaryDirectory() as folder:  # states of random rows are of no use to anybody
         setup = dataclasses.replace(setup, workspace=dataclasses.replace(workspace, home=Path(folder)))
         measures = {
             "steps": lambda: all_steps(setup, options), "growth": lambda: rows_and_sources(setup, options),
-            "shared_forward": lambda: shared_forward(setup, options), "memory": lambda: memory_alone(options),
+            "shared_forward": lambda: shared_forward(setup, options), "memory": lambda: memory(setup, options),
         }  # fmt: skip
         for part, measure in measures.items():
             if part in (options.parts or measures.keys() - result.keys()):
@@ -413,9 +340,15 @@ def all_steps(setup: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
     return [one_step(setup, length, k, options) for length, k in cases]
 
 
-def memory_alone(options: argparse.Namespace) -> dict[str, Any]:
+def memory(setup: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Measures memory in a process that did nothing else."""
-    done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--only-memory"], capture_output=True, text=True)
+    given = {
+        "--backbone": setup.backbone.path, "--device": options.device, "--threads": options.threads,
+        "--batch": options.batch, "--rows": options.memory_rows, "--steps": options.memory_steps,
+    } | ({"--scratch": options.scratch} if options.scratch else {})  # fmt: skip
+    words = [str(word) for pair in given.items() for word in pair]
+    script = Path(__file__).with_name("engine_memory.py")
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"the memory part failed: {done.stderr[-500:]}")
     return json.loads(done.stdout)

@@ -35,7 +35,7 @@ from adaptmtl.fusion.bench import FusionBench
 from adaptmtl.provenance import record
 from adaptmtl.selection.budget import Budget, Prices
 from adaptmtl.selection.gains import Seen
-from adaptmtl.selection.reading import READING_TOKENS, Reader, training_tokens
+from adaptmtl.selection.reading import Reader, training_tokens, usual_tokens
 from adaptmtl.storage import read_json, write_json
 from adaptmtl.transfer import sides
 from adaptmtl.transfer.contract import estimators
@@ -110,7 +110,7 @@ def seen(target: Target, plan: Sequence[tuple[str, ...]]) -> list[dict[str, Any]
     one_training = training_tokens(target.setup, target.data)
     frugal = SMALL.tokens(Prices(one_training, 1.0), len(target.entries))
     return [
-        *read(target, plan, max(READING_TOKENS, one_training), ""),
+        *read(target, plan, usual_tokens(one_training), ""),
         *read(target, [sources for sources in plan if len(sources) == 1], frugal, str(SMALL)),
     ]
 

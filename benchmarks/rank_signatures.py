@@ -27,20 +27,20 @@ from adaptmtl.storage import key_of, write_json
 HIDDEN, RANK = 384, 8
 BACKBONE = "0" * 20
 CHILD = """
-import json, resource, sys, time
+import json, sys, time
 started = time.perf_counter()
 import numpy as np
 from pathlib import Path
+from adaptmtl.provenance import peak_memory_mib
 from adaptmtl.transfer.signatures import pack_signatures, rank_by_signature
 from adaptmtl.workspace import Workspace
 imported = time.perf_counter()
 packed = pack_signatures(Workspace(home=Path(sys.argv[1]), offline=True), sys.argv[2])
 ranked = rank_by_signature(packed, np.random.default_rng(0).normal(size=packed.vectors.shape[1]), 20)
 ended = time.perf_counter()
-used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps({
-    "seconds": ended - started, "without_imports": ended - imported, "cpu_seconds": used.ru_utime + used.ru_stime,
-    "peak_mib": used.ru_maxrss / 1024, "adapters": len(packed.entries), "best": ranked[0][0].name,
+    "seconds": ended - started, "without_imports": ended - imported, "cpu_seconds": time.process_time(),
+    "peak_mib": peak_memory_mib(), "adapters": len(packed.entries), "best": ranked[0][0].name,
 }))
 """
 

@@ -12,7 +12,6 @@ import argparse
 import csv
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 
 from adaptmtl.backbone.load import resolve
-from adaptmtl.provenance import record
+from adaptmtl.provenance import peak_memory_mib, record
 from adaptmtl.storage import write_json
 from adaptmtl.tasks.encode import encode
 from adaptmtl.tasks.encoded_files import stream_encoded
@@ -46,7 +45,7 @@ def measure(way: str, path: Path, folder: Path) -> dict[str, float]:
     task = TaskSpec(name="rows", kind="sequence_classification", rows=(source,), label_names=("no", "yes"))
     tokenizer = resolve("minilm", Workspace()).tokenizer
     tokenizer("to load what is loaded when first used")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_memory_mib()
     began = time.perf_counter()
     if way == "streamed":
         encoded = stream_encoded(source, task, tokenizer, folder / "encoded", max_length=128)
@@ -54,7 +53,7 @@ def measure(way: str, path: Path, folder: Path) -> dict[str, float]:
         loaded = load_rows(task, Workspace(home=folder / "home", mirror=None, offline=True))
         encoded = encode(loaded.train, task, tokenizer, max_length=128)
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_memory_mib()
     return {
         "rows": encoded.n_rows,
         "tokens": encoded.n_tokens,

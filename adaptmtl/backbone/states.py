@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -278,7 +278,7 @@ def _valid(folder: Path, shape: tuple[int, int], stored: np.dtype) -> bool:
 def _evict(root: Path, room: int, keep: Path) -> None:
     """Removes least recently used folders until the rest takes at most ``room`` bytes."""
     entries: list[tuple[float, int, Path]] = []
-    for folder in _folders(root):
+    for folder in (path for path in root.iterdir() if path.is_dir()):
         with suppress(FileNotFoundError):  # another process may be evicting too, or publishing
             meta = folder / "states.json"
             modified = (meta if meta.exists() else folder).stat().st_mtime
@@ -291,8 +291,3 @@ def _evict(root: Path, room: int, keep: Path) -> None:
         if folder != keep and not unfinished and time.time() - modified > 1.0:
             shutil.rmtree(folder, ignore_errors=True)
             used -= size
-
-
-def _folders(root: Path) -> Iterable[Path]:
-    found = root.iterdir() if root.is_dir() else ()
-    return [path for path in found if path.is_dir()]

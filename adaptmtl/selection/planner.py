@@ -14,7 +14,7 @@ from adaptmtl.provenance import measured
 from adaptmtl.selection.budget import DEFAULT_BUDGET, Budget, Prices
 from adaptmtl.selection.gains import Gain, Seen
 from adaptmtl.selection.halving import HeldOut, Sources, Trial, successive_halving
-from adaptmtl.selection.reading import READING_TOKENS, Reader, TransferTable, training_tokens
+from adaptmtl.selection.reading import Reader, TransferTable, training_tokens, usual_tokens
 from adaptmtl.statistics import ScoreFunction
 from adaptmtl.training.setup import Setup
 from adaptmtl.training.speed import tokens_per_second
@@ -101,7 +101,7 @@ def plan_sources(
         data = setup.data(target, rows)
         candidates = find_sources(setup, data)
         training = training_tokens(setup, data)
-        allowed, trainings = max(float(READING_TOKENS), training), int(budget.amount)
+        allowed, trainings = usual_tokens(training), int(budget.amount)
         if budget.unit != "trainings":
             per_second = tokens_per_second(setup) if budget.unit == "seconds" else 1.0
             total = budget.tokens(Prices(training, per_second), len(candidates.entries))

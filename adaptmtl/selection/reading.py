@@ -186,8 +186,7 @@ class Reader:
         reasons = tuple((entry.task, f"only the {most} most promising are read") for entry in left)
         self.excluded, self.overlapping = (*candidates.excluded, *reasons), candidates.overlapping
         rows = allowed / (per_row * (len(kept) + ROOM))
-        self.rows = max((step for step in ROW_STEPS if step <= rows), default=0)
-        self.rows = max(self.rows, LEAST[self.reading])
+        self.rows = max(LEAST[self.reading], max((step for step in ROW_STEPS if step <= rows), default=0))
         self.entries = {entry.key: entry for entry in kept}
         self.singles = self._estimate(kept, DEFAULT_ESTIMATORS)
         self.explained = {one.entry.key: self._explained(one) for one in self.singles.sources}
@@ -284,6 +283,11 @@ def inputs_of(setup: Setup, entry: Entry) -> tuple[str, ...] | None:
     facts = entry.manifest().task
     known = setup.catalogue.tasks.get(facts.name)
     return facts.inputs or (known.inputs if known and known.kind == facts.kind else None)
+
+
+def usual_tokens(training: float) -> float:
+    """Returns the tokens that are read where no budget says less: as many as one training costs, if that is more."""
+    return max(float(READING_TOKENS), training)
 
 
 def training_tokens(setup: Setup, data: TaskData) -> float:

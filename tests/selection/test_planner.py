@@ -173,7 +173,7 @@ def test_a_budget_in_seconds_or_as_a_share_pays_for_reading_first(setup, monkeyp
     small = plan_sources(setup, "opinion", bench(setup), budget=Budget.parse("1%"))
     assert small.trial.trainings == 0 and small.table is not None and len(small.table.sources) == 1
     assert any("most promising are read" in why for _, why in small.table.excluded)
-    monkeypatch.setattr(planner, "READING_TOKENS", 3000.0)
+    monkeypatch.setattr(reading, "READING_TOKENS", 3000.0)
     seconds = (3000.0 + 4.5 * training) / 1000.0
     large = plan_sources(setup, "opinion", bench(setup), budget=Budget(seconds, "seconds"))
     assert large.trial.trainings == 4 and large.table is not None and len(large.table.sources) == 3
