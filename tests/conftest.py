@@ -15,6 +15,7 @@ from adaptmtl.errors import OfflineError
 from adaptmtl.workspace import Workspace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on tiny tensors, threads only wait for each other
+os.environ.setdefault("ADAPTMTL_DTYPE", "float32")  # small differences mean something, on every machine
 _LOCAL_NAMES = {"localhost", "ip6-localhost", ""}
 
 

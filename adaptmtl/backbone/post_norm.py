@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from adaptmtl.backbone.anatomy import PostNorm
 from adaptmtl.backbone.precision import FrozenLinear, LowRankLinear, low_rank_gradients
 
-#: Longest padded length at which attention as plain batched products beats torch's own kernel on a CPU.
-MOST_BMM_TOKENS = 64
+#: Longest padded length at which attention as plain batched products beats torch's own kernel on a CPU, by dtype. That
+#: kernel is given fp32 there: its backward pass in bf16 takes several times as long.
+MOST_BMM_TOKENS = {torch.float32: 64, torch.bfloat16: 512}
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     Returns:
         (features, heads, tokens, width).
     """
-    if q.device.type == "cpu" and q.shape[2] <= MOST_BMM_TOKENS:
+    if q.device.type == "cpu" and by_products(q.dtype, q.shape[2]):
         return _Attend.apply(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def by_products(dtype: torch.dtype, length: int) -> bool:
+    """Whether attention on a CPU is made of products in this dtype."""
+    return length <= MOST_BMM_TOKENS.get(dtype, 0)
 
 
 class _Project(torch.autograd.Function):
@@ -145,7 +151,8 @@ class _Project(torch.autograd.Function):
         joint = F.linear(low, merged, bias).view(features, length, 3, heads, -1)
         ctx.save_for_backward(low, merged, *halves)
         ctx.scales, ctx.shape, ctx.dtype = [one.scale for one in weights], shape, x.dtype
-        parts = [joint[:, :, i].transpose(1, 2).to(x.dtype) for i in range(3)]
+        dtype = merged.dtype if x.device.type == "cpu" and by_products(merged.dtype, length) else x.dtype
+        parts = [joint[:, :, i].transpose(1, 2).to(dtype) for i in range(3)]
         if x.device.type == "cpu":  # part by part: one copy of all three takes a slow path
             parts = [one.contiguous() for one in parts]
         return tuple(parts)

@@ -8,8 +8,10 @@ residual stream stay in fp32. The same layers serve fp32 (``dtype=torch.float32`
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -17,14 +19,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptmtl.errors import AdaptMTLError
+
+#: Names that ADAPTMTL_DTYPE goes by.
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 @lru_cache(maxsize=1)
 def default_dtype() -> torch.dtype:
     """Returns the dtype for matrix products on this machine: bf16 where the hardware multiplies in it, else fp32.
 
     A processor that only emulates bf16 takes it too, and is several times slower for it. The hardware is asked and no
-    clock: the dtype is part of every product's key.
+    clock: the dtype is part of every product's key. ``ADAPTMTL_DTYPE``, "float32" or "bfloat16", says it for machines
+    that shall find each other's products.
+
+    Raises:
+        AdaptMTLError: ``ADAPTMTL_DTYPE`` is something else.
     """
+    if (wanted := os.environ.get("ADAPTMTL_DTYPE")) is not None:
+        if wanted not in DTYPES:
+            raise AdaptMTLError(f"ADAPTMTL_DTYPE is {wanted!r}: give {' or '.join(DTYPES)}, or unset it")
+        return DTYPES[wanted]
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if multiplies_in_bf16() else torch.float32
@@ -71,8 +86,9 @@ class TrainableLinear(nn.Module):
 class LowRankLinear(nn.Module):
     """``y = x (W + s B A)^T + c``: a frozen linear layer with a trainable low-rank update (LoRA, Hu et al. 2021).
 
-    The update is merged into a fresh copy of the fp32 weights for every piece of a step, which costs less than the
-    separate low-rank branch; an fp32 master is needed since updates below half a bf16 ulp would vanish otherwise.
+    The update is merged into a copy of the fp32 weights, on every pass or once for several (:func:`merged_once`), which
+    costs less than the separate low-rank branch; an fp32 master is needed since updates below half a bf16 ulp would
+    vanish otherwise.
 
     Args:
         linear: the frozen layer, (out, in).
@@ -84,6 +100,7 @@ class LowRankLinear(nn.Module):
     weight: Tensor
     bias: Tensor | None
     rank_source: Tensor | None
+    _kept: Tensor | None
 
     def __init__(
         self,
@@ -102,6 +119,7 @@ class LowRankLinear(nn.Module):
         self.register_buffer("rank_source", rank_source, persistent=False)
         self.a, self.b, self.scale, self.dtype = a, b, scale, dtype
         self.output_scales = output_scales
+        self._keeps, self._kept = False, None
 
     def effective_b(self) -> Tensor:
         """Returns B with the output scales folded in, (out, rank)."""
@@ -110,13 +128,35 @@ class LowRankLinear(nn.Module):
         return self.b * self.output_scales[self.rank_source].T
 
     def merged(self, b: Tensor) -> Tensor:
-        """Returns W + s B A in the products' dtype, a new constant tensor, for B as :meth:`effective_b` gives it."""
-        return torch.addmm(self.weight, b.detach(), self.a.detach(), alpha=self.scale).to(self.dtype)
+        """Returns W + s B A in the products' dtype, a constant tensor, for B as :meth:`effective_b` gives it."""
+        if self._kept is not None:
+            return self._kept
+        merged = torch.addmm(self.weight, b.detach(), self.a.detach(), alpha=self.scale).to(self.dtype)
+        if self._keeps:
+            self._kept = merged
+        return merged
+
+    def keep_merged(self, keep: bool) -> None:
+        """Sets whether the next merged weight serves all passes to come, until this is called again."""
+        self._keeps, self._kept = keep, None
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (..., in) to (..., out) in the input's dtype."""
         b = self.effective_b()
         return _MergedLinear.apply(x, self.merged(b), self.bias, self.a, b, self.scale)
+
+
+@contextmanager
+def merged_once(module: nn.Module) -> Iterator[None]:
+    """Within it, low-rank updates are merged into their layers once for all passes; A and B must stay as they are."""
+    layers = [one for one in module.modules() if isinstance(one, LowRankLinear)]
+    for one in layers:
+        one.keep_merged(True)
+    try:
+        yield
+    finally:
+        for one in layers:
+            one.keep_merged(False)
 
 
 class _MergedLinear(torch.autograd.Function):

@@ -29,7 +29,7 @@ from adaptmtl.storage import PARTIAL, alone, key_of, publish_folder, read_json, 
 from adaptmtl.tasks.encoded import EncodedRows
 from adaptmtl.workspace import Workspace, number_of
 
-VERSION = 2
+VERSION = 3
 DEFAULT_LIMIT_GIB = 8.0
 #: Padded tokens that are read at once, at most. On a CPU what they leave behind in a layer stays in the cache.
 _TOKENS_ON_CPU, _TOKENS_ON_GPU = 1024, 8192

@@ -12,7 +12,7 @@ from torch import Tensor
 from adaptmtl.adapters.heads import Head, make_head
 from adaptmtl.adapters.methods import LoraWeights
 from adaptmtl.backbone.load import Backbone
-from adaptmtl.backbone.precision import default_dtype
+from adaptmtl.backbone.precision import default_dtype, merged_once
 from adaptmtl.backbone.states import RecomputedStates, States, states_on
 from adaptmtl.tasks.encoded import EncodedRows
 from adaptmtl.training.batches import epochs_of_units, labelled, make_batch, pieces, training_units
@@ -174,12 +174,14 @@ def accumulated(
     whole = labelled(encoded, units)
     if whole == 0:  # no labels at all: the mean is whatever the head says of none
         weights, whole = [1] * len(parts), len(parts) * processes
-    for part, weight in zip(parts, weights, strict=True):
-        if weight == 0:  # the mean over none may be no number
-            continue
-        batch = make_batch(encoded, states, part)
-        moved = to_device(batch, device)
-        yield Piece(head.loss(prepared(moved), moved) * (share * weight / whole), len(batch.sizes), batch.n_tokens)
+    with merged_once(prepared):
+        for part, weight in zip(parts, weights, strict=True):
+            if weight == 0:  # the mean over none may be no number
+                continue
+            batch = make_batch(encoded, states, part)
+            moved = to_device(batch, device)
+            loss = head.loss(prepared(moved), moved) * (share * weight / whole)
+            yield Piece(loss, len(batch.sizes), batch.n_tokens)
 
 
 def count_trainable(model: torch.nn.Module) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from adaptmtl.adapters.heads import mean_over_tokens
+from adaptmtl.backbone.precision import merged_once
 from adaptmtl.backbone.states import States
 from adaptmtl.tasks.encoded import EncodedRows
 from adaptmtl.training.model import TaskModel, feature_batches, to_device
@@ -15,7 +16,7 @@ def mean_features(model: TaskModel, encoded: EncodedRows, states: States | None,
     """Returns the mean hidden state of every feature, (features, hidden) fp32."""
     out = np.zeros((encoded.n_features, model.head.output.in_features), dtype=np.float32)
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), merged_once(model):
         for batch in feature_batches(encoded, states):
             moved = to_device(batch, device)
             out[batch.features] = mean_over_tokens(model.hidden(moved), moved.attention_mask).float().cpu().numpy()
@@ -39,7 +40,7 @@ def token_features(
     """
     out = np.zeros((len(tokens), model.head.output.in_features), dtype=np.float32)
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), merged_once(model):
         for batch in feature_batches(encoded, states):
             hidden = model.hidden(to_device(batch, device)).float().cpu().numpy()
             for row, feature in enumerate(batch.features):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from adaptmtl.adapters.heads import Batch, Head
 from adaptmtl.adapters.methods import LoraMethod, LoraWeights, inject_lora
 from adaptmtl.backbone.load import Backbone
-from adaptmtl.backbone.precision import replace_linears
+from adaptmtl.backbone.memory import keep_freed_memory
+from adaptmtl.backbone.precision import merged_once, replace_linears
 from adaptmtl.backbone.segments import SegmentedEncoder, attention_dropout_off
 from adaptmtl.backbone.states import States, token_batches
 from adaptmtl.tasks.encoded import EncodedRows
@@ -29,6 +30,7 @@ class TaskModel(nn.Module):
 
     def __init__(self, encoder: SegmentedEncoder, head: Head, *, frozen: bool):
         super().__init__()
+        keep_freed_memory()
         self.encoder, self.head, self.frozen = encoder, head, frozen
 
     def train(self, mode: bool = True) -> TaskModel:
@@ -100,10 +102,10 @@ def outputs_of(model: TaskModel, encoded: EncodedRows, states: States | None, de
     model.eval()
     head = model.head
     out = empty_outputs(head, encoded)
-    for batch in feature_batches(encoded, states):
-        with torch.inference_mode():
+    with torch.inference_mode(), merged_once(model):
+        for batch in feature_batches(encoded, states):
             values = head.scale_outputs(model(to_device(batch, device))).float().cpu().numpy()
-        place_outputs(out, values, head, encoded, batch.features)
+            place_outputs(out, values, head, encoded, batch.features)
     return out
 
 

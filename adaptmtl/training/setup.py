@@ -13,7 +13,7 @@ from adaptmtl.training.data import TaskData, prepare_task
 from adaptmtl.training.recipe import Encoding, Recipe
 from adaptmtl.workspace import Workspace
 
-CODE_VERSION = 4
+CODE_VERSION = 5
 
 #: Tasks loaded by this process; rows and tokens are shared by all recipes.
 _LOADED: dict[tuple, TaskData] = {}
