@@ -89,8 +89,8 @@ def test_freed_memory_is_not_asked_for_again():
         "from adaptmtl.backbone.memory import keep_freed_memory\n"
         "if sys.argv[1] == 'keep': assert keep_freed_memory()\n"
         "def take():\n"
-        "    blocks = [torch.ones(2_000_000) for _ in range(8)]\n"
-        "take()\n"
+        "    blocks = [torch.ones(500_000) for _ in range(8)]\n"
+        "for _ in range(5): take()\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "for _ in range(5): take()\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
@@ -99,7 +99,7 @@ def test_freed_memory_is_not_asked_for_again():
         how: int(subprocess.run([sys.executable, "-c", script, how], capture_output=True, check=True, text=True).stdout)
         for how in ("keep", "plain")
     }
-    assert 3 * faults["keep"] < faults["plain"]
+    assert faults["keep"] < 1000 < faults["plain"]
 
 
 def test_this_processor_is_asked():
