@@ -5,7 +5,8 @@ its adapter is trained from nothing (more seeds, since every gain is measured ag
 and from the merge of source sets, always on the same few rows for the same number of steps, and scored on the same
 validation rows. Sources that share texts with a target's validation rows are left out for it. Then every estimator
 scores every source. Every training is kept in the workspace, so a killed run goes on where it stopped; the files are
-written anew after each target.
+written anew after each target. The sources' adapters and all trainings are written beside the results as well, so that
+another machine goes on from them: give it ADAPTMTL_DTYPE where it would multiply in another dtype.
 
     python benchmarks/ground_truth.py --home DIR --mirror DIR [--seeds 3] [--jobs 1] [--smoke]
 
@@ -29,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from common import end, finished, processes
-from transfers import Settings, Start, Target, measure, options_of, settings_of, train_source
+from transfers import Carried, Settings, Start, Target, measure, options_of, settings_of, train_source
 
 from adaptmtl.fusion.bench import FusionBench
 from adaptmtl.provenance import record
@@ -233,6 +234,10 @@ def main() -> None:
     parser.add_argument("--only-runs", action="store_true", help="train, and leave the estimators for later")
     options = parser.parse_args()
     settings = settings_of(options)
+    carried = None if settings.as_they_are else Carried.beside(settings, options.out)
+    if carried is not None:
+        carried.unpack()
+        carried.pack()
     done: dict[str, dict[str, Any]] = {}
     sources: list[dict[str, Any]] = []
     failed: list[str] = []
@@ -246,6 +251,8 @@ def main() -> None:
 
         def save() -> None:
             write(options.out, settings, sorted(sources, key=lambda one: one["task"]), done)
+            if carried is not None:
+                carried.pack()
 
         failed += in_processes(pool, settings, train_target, done, save)
         if not options.only_runs:

@@ -7,6 +7,7 @@ training at most and other benchmarks, other numbers of seeds and other sets of 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +18,11 @@ import torch
 from common import names
 from common import parser as shared_parser
 
+from adaptmtl.adapters.bundle import read_manifest
 from adaptmtl.adapters.methods import LoraWeights
 from adaptmtl.fusion.methods import start_from
 from adaptmtl.provenance import Cost, measured
-from adaptmtl.storage import read_json, write_json
+from adaptmtl.storage import publish_folder, read_json, write_json
 from adaptmtl.tasks.catalogue import load_catalogue
 from adaptmtl.training.adapter import train_adapter
 from adaptmtl.training.data import TaskData
@@ -30,7 +32,7 @@ from adaptmtl.training.score import score
 from adaptmtl.training.setup import Setup, make_setup
 from adaptmtl.transfer.sources import find_sources
 from adaptmtl.workspace import Workspace
-from adaptmtl.zoo.build import adapter_key, ensure_adapter
+from adaptmtl.zoo.build import adapter_key, ensure_adapter, held_adapter
 from adaptmtl.zoo.index import Entry
 from adaptmtl.zoo.store import Zoo
 
@@ -104,6 +106,54 @@ def train_source(settings: Settings, task: str) -> dict[str, Any]:
         "task": task, "kind": str(manifest.task.kind), "rows": entry.train_rows, "metric": entry.metric,
         "score": manifest.metrics[entry.metric].value, "seconds": manifest.cost.seconds, "key": entry.key,
     }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Adapters and trainings beside the results, so that another machine goes on where this one stopped.
+
+    Attributes:
+        settings: whose workspace they come from and go to. What is of other settings, or of a machine that multiplies
+            in another dtype, has other keys and is not found by them.
+        adapters: folder of a folder for each source.
+        trainings: file, key -> what one training came to.
+    """
+
+    settings: Settings
+    adapters: Path
+    trainings: Path
+
+    @classmethod
+    def beside(cls, settings: Settings, out: Path) -> Carried:
+        """Returns those beside a results file."""
+        return cls(settings, out.with_name(f"{out.stem}_sources"), out.with_name(f"{out.stem}_trainings.json"))
+
+    def unpack(self) -> None:
+        """Puts what the workspace lacks into it."""
+        zoo, folder = Zoo(self.settings.setup(target=False).workspace), self._kept()
+        held = {entry.key for entry in zoo.entries()}
+        for adapter in sorted(self.adapters.glob("*/")):
+            if read_manifest(adapter).key not in held:
+                zoo.adopt(adapter)
+        for key, run in (read_json(self.trainings) or {}).items():
+            if not (path := folder / f"{key}.json").exists():
+                write_json(path, run)
+
+    def pack(self) -> None:
+        """Writes what the workspace has of these sources, and all its trainings."""
+        setup = self.settings.setup(target=False)
+        for task in self.settings.sources:
+            entry = held_adapter(Zoo(setup.workspace), adapter_key(setup, task, self.settings.source_rows, 0))
+            if entry is None or ((place := self.adapters / task).exists() and read_manifest(place).key == entry.key):
+                continue
+            shutil.rmtree(place, ignore_errors=True)  # of other settings
+            with publish_folder(place) as folder:
+                shutil.copytree(entry.path, folder, dirs_exist_ok=True)
+        runs = {path.stem: read_json(path) for path in sorted(self._kept().glob("*.json"))}
+        write_json(self.trainings, {key: run for key, run in runs.items() if run is not None and "steps" in run})
+
+    def _kept(self) -> Path:
+        return self.settings.setup(target=True).workspace.folder("truth")
 
 
 @dataclass(frozen=True)
