@@ -27,6 +27,7 @@ def environment() -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "machine": {
             "processor": _processor(),
+            "instructions": _instructions(),
             "cores": os.cpu_count(),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
             "system": platform.system(),
@@ -91,6 +92,14 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def _instructions() -> str:
+    """The widest vectors that torch uses here, and whether they multiply in bf16: what a CPU's speed turns on."""
+    import torch
+
+    bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return f"{torch.backends.cpu.get_cpu_capability()}{' with bf16' if bf16 else ''}"
 
 
 def _device() -> str:

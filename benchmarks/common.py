@@ -227,7 +227,8 @@ def machine_of(result: dict[str, Any]) -> str:
     machine = result["provenance"]["machine"]
     if machine.get("device", "cpu") != "cpu":
         return f"one {machine['device']}"
-    return f"{machine['cores']} cores ({machine['processor']})"
+    known = (machine["processor"], machine.get("instructions"))
+    return f"{machine['cores']} cores ({', '.join(one for one in known if one)})"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -101,6 +101,7 @@ def train(
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started
+    _fresh()
     result = {
         "seconds": seconds,
         "cpu_seconds": time.process_time() - before,

@@ -106,7 +106,7 @@ class PostNormLayers:
         q, k, v = _Project.apply(
             x, (query, key, value), (features, length, self.heads), *query.halves, *key.halves, *value.halves
         )
-        context = attend(q, k, v, None if mask is None else mask.to(q.dtype))
+        context = attend(q, k, v, mask)
         return _Finish.apply(context, x, (out, up, down), (first, second), *out.halves, *up.halves, *down.halves)
 
     def _norm(self, norm: nn.LayerNorm, x: Tensor) -> _Norm:
@@ -131,7 +131,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """
     if q.device.type == "cpu" and by_products(q.dtype, q.shape[2]):
         return _Attend.apply(q, k, v, mask)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
 
 
 def by_products(dtype: torch.dtype, length: int) -> bool:
@@ -174,17 +174,21 @@ class _Project(torch.autograd.Function):
 
 
 class _Attend(torch.autograd.Function):
-    """Attention by batched products that keeps its probabilities for the backward pass."""
+    """Attention by batched products that keeps its probabilities for the backward pass.
+
+    Scores are always fp32: rounded to bf16, a score of 8 is off by as much as 0.03, and its probability by 3%.
+    """
 
     @staticmethod
     def forward(ctx: Any, q, k, v, mask):  # type: ignore[no-untyped-def]
         features, heads, length, width = q.shape
         q, k, v = (one.reshape(-1, length, width) for one in (q, k, v))
         scale = 1.0 / math.sqrt(width)
-        scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale)
+        exact_q, exact_k = q.float(), k.float()
+        scores = torch.baddbmm(exact_q.new_empty(()), exact_q, exact_k.transpose(1, 2), beta=0, alpha=scale)
         if mask is not None:
             scores.view(features, heads, length, length).add_(mask)
-        shares = torch.softmax(scores, dim=-1)
+        shares = torch.softmax(scores, dim=-1).to(v.dtype)
         ctx.save_for_backward(q, k, v, shares)
         ctx.scale = scale
         return torch.bmm(shares, v).view(features, heads, length, width)

@@ -54,10 +54,22 @@ class Piece:
 
 
 def accelerator() -> Accelerator:
-    """Returns accelerate's view of the devices; precision is handled by the engine's own layers."""
+    """Returns accelerate's view of the devices; precision is handled by the engine's own layers.
+
+    Raises:
+        AdaptMTLError: something else in this process has set accelerate up for mixed precision, for all of it.
+    """
     from accelerate import Accelerator  # imports half of torch: not for commands that train nothing
 
-    return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+    try:
+        return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+    except ValueError as error:
+        if "mixed_precision" not in str(error):
+            raise
+        raise AdaptMTLError(
+            "a Trainer or Accelerator of this process uses mixed precision, which accelerate keeps for the whole "
+            "process: train adapters in a process of its own"
+        ) from error
 
 
 def place() -> tuple[int, int]:

@@ -17,6 +17,7 @@ from adaptmtl.tasks.kind import kinds
 from adaptmtl.training import adapter as module
 from adaptmtl.training.adapter import count_trainable, fine_tune, head_rates, train_adapter
 from adaptmtl.training.features import mean_features, token_features
+from adaptmtl.training.loop import accelerator
 from adaptmtl.training.model import outputs_of
 from adaptmtl.training.recipe import Encoding, Recipe
 from adaptmtl.training.restore import whole_model
@@ -159,3 +160,19 @@ def test_recipes_are_checked(backbone: Backbone):
     assert [Recipe().steps_for(rows) for rows in (10, 512, 640, 3200)] == [48, 48, 60, 300]
     assert Recipe().to_dict()["least_steps"] == 48 and "least_steps" not in Recipe(epochs=3).to_dict()
     assert Encoding(999).fitted(backbone).max_length == 128
+
+
+def test_a_process_of_another_precision_is_told(monkeypatch):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        Accelerator(mixed_precision="bf16", cpu=True)
+        with pytest.raises(AdaptMTLError, match="uses mixed precision"):
+            accelerator()
+    finally:
+        monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert accelerator().mixed_precision == "no"
