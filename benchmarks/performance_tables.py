@@ -164,7 +164,7 @@ def target_study(result: dict[str, Any]) -> list[str]:
 
 def engine_limit(result: dict[str, Any]) -> list[str]:
     """How near a step comes to the rate of matrix products."""
-    settings, memory, growth = result["settings"], result["memory"], result["growth"]
+    settings, growth = result["settings"], result["growth"]
     found = [
         f"Steps of {settings['batch']} rows, {settings['threads']} threads, MiniLM-L6, on {machine_of(result)}. The "
         "limit is the rate of a large matrix product, measured before and after each step.",
@@ -187,12 +187,15 @@ def engine_limit(result: dict[str, Any]) -> list[str]:
         "",
         f"Microseconds per token of a step as the split grows: {rows}. Microseconds per token and source as sources "
         f"are read on the same rows: {sources}.",
-        "",
-        f"Peak memory of a training on {memory['rows']:,} rows of {memory['tokens_per_row']} tokens: "
-        f"{memory['peak_rss_gib']:.2f} GiB with their states on disk ({memory['states_gib']:.1f} GiB), "
-        f"{memory['command_peak_rss_gib']:.2f} GiB for the whole command on a file of them, which recomputes states "
-        "that the cache's default size does not hold.",
     ]  # fmt: skip
+    if memory := result.get("memory"):
+        found += [
+            "",
+            f"Peak memory of a training on {memory['rows']:,} rows of {memory['tokens_per_row']} tokens: "
+            f"{memory['peak_rss_gib']:.2f} GiB with their states on disk ({memory['states_gib']:.1f} GiB), "
+            f"{memory['command_peak_rss_gib']:.2f} GiB for the whole command on a file of them, which recomputes "
+            "states that the cache's default size does not hold.",
+        ]
     if profiles := [one for one in result["steps"] if "kernels" in one]:
         groups = list(profiles[0]["kernels"])
         found += [
@@ -223,6 +226,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "speed": ("train_speed.json", speed), "quality": ("train_quality.json", quality),
     "lower-layers": ("lower_layers.json", lower_layers), "target-study": ("target_study.json", target_study),
     "engine-limit": ("engine_limit.json", engine_limit), "training-length": ("training_length.json", training_length),
+    "speed-bf16": ("train_speed_bf16.json", speed), "engine-limit-bf16": ("engine_limit_bf16.json", engine_limit),
 }  # fmt: skip
 
 
