@@ -164,7 +164,7 @@ def target_study(result: dict[str, Any]) -> list[str]:
 
 def engine_limit(result: dict[str, Any]) -> list[str]:
     """How near a step comes to the rate of matrix products."""
-    settings, growth = result["settings"], result["growth"]
+    settings = result["settings"]
     found = [
         f"Steps of {settings['batch']} rows, {settings['threads']} threads, MiniLM-L6, on {machine_of(result)}. The "
         "limit is the rate of a large matrix product, measured before and after each step.",
@@ -179,15 +179,16 @@ def engine_limit(result: dict[str, Any]) -> list[str]:
             f"{one['flops_per_second'] / 1e9:.0f}", f"{max(one['peak_flops_per_second']) / 1e9:.0f}",
             f"{one['share_of_peak']:.0%}", f"{one['outside_kernels']:.1%}" if "outside_kernels" in one else "",
         ))  # fmt: skip
-    rows = ", ".join(f"{one['rows']:,} rows: {one['microseconds_per_token']:.0f}" for one in growth["rows"])
-    sources = ", ".join(
-        f"{one['sources']}: {one['microseconds_per_token_and_source']:.0f}" for one in growth["sources"]
-    )
-    found += [
-        "",
-        f"Microseconds per token of a step as the split grows: {rows}. Microseconds per token and source as sources "
-        f"are read on the same rows: {sources}.",
-    ]  # fmt: skip
+    if growth := result.get("growth"):
+        rows = ", ".join(f"{one['rows']:,} rows: {one['microseconds_per_token']:.0f}" for one in growth["rows"])
+        sources = ", ".join(
+            f"{one['sources']}: {one['microseconds_per_token_and_source']:.0f}" for one in growth["sources"]
+        )
+        found += [
+            "",
+            f"Microseconds per token of a step as the split grows: {rows}. Microseconds per token and source as "
+            f"sources are read on the same rows: {sources}.",
+        ]
     if memory := result.get("memory"):
         found += [
             "",
@@ -221,12 +222,30 @@ def engine_limit(result: dict[str, Any]) -> list[str]:
     return found
 
 
+def numerics(result: dict[str, Any]) -> list[str]:
+    """How far logits are from those of transformers and peft."""
+    settings = result["settings"]
+    return [
+        f"At most {settings['eval_rows']} rows a task, cut to {settings['max_length']} tokens, MiniLM-L6, on "
+        f"{machine_of(result)}. Shares of the largest logit.",
+        "",
+        table_row("task", "rows", "largest logit", "fp32, farthest", "bf16, root mean square", "bf16, farthest"),
+        table_row(*["---"] * 6),
+        *(
+            table_row(f"`{one['task']}`", one["rows"], f"{one['largest']:.1f}", f"{one['fp32']['most']:.0e}",
+                f"{one['bf16']['root_mean_square']:.2%}", f"{one['bf16']['most']:.2%}")
+            for one in result["adapters"]
+        ),
+    ]  # fmt: skip
+
+
 #: marker -> (results file, table)
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], list[str]]]] = {
     "speed": ("train_speed.json", speed), "quality": ("train_quality.json", quality),
-    "lower-layers": ("lower_layers.json", lower_layers), "target-study": ("target_study.json", target_study),
-    "engine-limit": ("engine_limit.json", engine_limit), "training-length": ("training_length.json", training_length),
-    "speed-bf16": ("train_speed_bf16.json", speed), "engine-limit-bf16": ("engine_limit_bf16.json", engine_limit),
+    "speed-bf16": ("train_speed_bf16.json", speed), "target-study": ("target_study.json", target_study),
+    "lower-layers": ("lower_layers.json", lower_layers), "training-length": ("training_length.json", training_length),
+    "engine-limit": ("engine_limit.json", engine_limit), "engine-limit-bf16": ("engine_limit_bf16.json", engine_limit),
+    "numerics": ("numerics.json", numerics),
 }  # fmt: skip
 
 

@@ -165,6 +165,9 @@ def test_ground_truth_and_what_is_judged_by_it(benchmark, tasks: Path, tmp_path:
     runs = pq.read_table(out.with_suffix(".parquet")).to_pylist()
     plan = {(row["target"], row["sources"]) for row in runs}
     assert ("opinion", "") in plan and ("verdict", "colour+mood+nouns") in plan and len(plan) == 2 * (1 + 3 + 2)
+    _, near = benchmark("numerics", "--task-file", str(tasks))
+    assert [one["task"] for one in near["adapters"]] == ["colour", "mood", "nouns"]
+    assert all(one["fp32"]["most"] < 1e-4 < one["bf16"]["most"] < 0.1 for one in near["adapters"])
     shutil.rmtree(tmp_path / "home")  # as on another machine
     with monkeypatch.context() as patched:
         patched.setattr("transfers._trainings", lambda _, members: pytest.fail("trained again") if members else ())
