@@ -237,7 +237,6 @@ def main() -> None:
     carried = None if settings.as_they_are else Carried.beside(settings, options.out)
     if carried is not None:
         carried.unpack()
-        carried.pack()
     done: dict[str, dict[str, Any]] = {}
     sources: list[dict[str, Any]] = []
     failed: list[str] = []
@@ -247,6 +246,8 @@ def main() -> None:
             sources.append(one)
             print(f"source {task}: {one['metric']} {one['score']:.3f}, {one['seconds']:.0f} s", flush=True)
         end(failed)  # other sources are other sets
+        if carried is not None:
+            carried.pack()
         settings = replace(settings, sources=tuple(sorted(one["task"] for one in sources)))
 
         def save() -> None:

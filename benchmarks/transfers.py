@@ -18,10 +18,11 @@ import torch
 from common import names
 from common import parser as shared_parser
 
-from adaptmtl.adapters.bundle import read_manifest
 from adaptmtl.adapters.methods import LoraWeights
+from adaptmtl.backbone.precision import default_dtype
+from adaptmtl.errors import AdapterError
 from adaptmtl.fusion.methods import start_from
-from adaptmtl.provenance import Cost, measured
+from adaptmtl.provenance import Cost, environment, measured
 from adaptmtl.storage import publish_folder, read_json, write_json
 from adaptmtl.tasks.catalogue import load_catalogue
 from adaptmtl.training.adapter import train_adapter
@@ -129,12 +130,16 @@ class Carried:
         return cls(settings, out.with_name(f"{out.stem}_sources"), out.with_name(f"{out.stem}_trainings.json"))
 
     def unpack(self) -> None:
-        """Puts what the workspace lacks into it."""
-        zoo, folder = Zoo(self.settings.setup(target=False).workspace), self._kept()
-        held = {entry.key for entry in zoo.entries()}
-        for adapter in sorted(self.adapters.glob("*/")):
-            if read_manifest(adapter).key not in held:
-                zoo.adopt(adapter)
+        """Puts what the workspace lacks into it; adapters of other settings and damaged ones stay where they are."""
+        setup, folder = self.settings.setup(target=False), self._kept()
+        zoo = Zoo(setup.workspace)
+        for task in self.settings.sources:
+            place = self._place(setup, task)
+            if place.exists() and held_adapter(zoo, place.name.rpartition("-")[2]) is None:
+                try:
+                    zoo.adopt(place)
+                except AdapterError as error:
+                    setup.workspace.reporter.say(f"{task}: trained again, since {error}")
         for key, run in (read_json(self.trainings) or {}).items():
             if not (path := folder / f"{key}.json").exists():
                 write_json(path, run)
@@ -143,14 +148,17 @@ class Carried:
         """Writes what the workspace has of these sources, and all its trainings."""
         setup = self.settings.setup(target=False)
         for task in self.settings.sources:
-            entry = held_adapter(Zoo(setup.workspace), adapter_key(setup, task, self.settings.source_rows, 0))
-            if entry is None or ((place := self.adapters / task).exists() and read_manifest(place).key == entry.key):
-                continue
-            shutil.rmtree(place, ignore_errors=True)  # of other settings
-            with publish_folder(place) as folder:
-                shutil.copytree(entry.path, folder, dirs_exist_ok=True)
+            place = self._place(setup, task)
+            entry = held_adapter(Zoo(setup.workspace), place.name.rpartition("-")[2])
+            if entry is not None and not place.exists():
+                with publish_folder(place) as folder:
+                    shutil.copytree(entry.path, folder, dirs_exist_ok=True)
         runs = {path.stem: read_json(path) for path in sorted(self._kept().glob("*.json"))}
         write_json(self.trainings, {key: run for key, run in runs.items() if run is not None and "steps" in run})
+
+    def _place(self, setup: Setup, task: str) -> Path:
+        """Returns where an adapter is carried, by its key: those of other settings and dtypes lie beside it."""
+        return self.adapters / f"{task}-{adapter_key(setup, task, self.settings.source_rows, 0)}"
 
     def _kept(self) -> Path:
         return self.settings.setup(target=True).workspace.folder("truth")
@@ -213,11 +221,12 @@ def measure(target: Target, wanted: Sequence[Start]) -> list[dict[str, Any]]:
     starts, metric = _Starts(target), target.data.spec.main_metric
     members = [Member(seed, starts.of(sources)) for sources, seed in missing]
     for one, (values, cost, steps) in zip(missing, _trainings(target, members), strict=True):
-        done[one] = {"score": values[metric], "seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds, "steps": steps}
+        done[one] = {"score": values[metric], "seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds, "steps": steps,
+                     "machine": environment()["machine"]["instructions"], "dtype": str(default_dtype())}  # fmt: skip
         write_json(kept(one), done[one])
     return [
         {"target": target.name, "sources": "+".join(sorted(one[0])), "n_sources": len(one[0]), "seed": one[1],
-         "metric": metric, **done[one], "target_rows": len(target.data.train.rows),
+         "metric": metric, "machine": None, "dtype": None, **done[one], "target_rows": len(target.data.train.rows),
          "eval_rows": len(target.data.validation.rows), "method": "merge"}
         for one in wanted
     ]  # fmt: skip

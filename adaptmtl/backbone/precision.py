@@ -1,9 +1,8 @@
 """Linear layers that multiply in bf16 and keep everything else in fp32.
 
-On CPUs with bf16 instructions a matrix product in bf16 runs at more than twice the fp32 rate, while attention's
-backward pass in bf16 is several times slower than in fp32. So every ``nn.Linear`` of an encoder is replaced by one of
-three layers that cast to ``dtype`` on the way in and back on the way out; attention, norms, activations and the
-residual stream stay in fp32. The same layers serve fp32 (``dtype=torch.float32``), where the casts are no-ops.
+On CPUs with bf16 instructions a matrix product in bf16 runs at more than twice the fp32 rate, while torch's attention is
+several times slower in it, backwards (``post_norm`` makes its own of products). So every ``nn.Linear`` of an encoder is replaced by one of
+three layers that cast to ``dtype`` on the way in and back on the way out; norms and the residual stream stay in fp32. The same layers serve fp32 (``dtype=torch.float32``), where the casts are no-ops.
 """
 
 from __future__ import annotations
@@ -129,8 +128,8 @@ class LowRankLinear(nn.Module):
 
     def merged(self, b: Tensor) -> Tensor:
         """Returns W + s B A in the products' dtype, a constant tensor, for B as :meth:`effective_b` gives it."""
-        if self._kept is not None:
-            return self._kept
+        if (kept := self._kept) is not None:
+            return kept
         merged = torch.addmm(self.weight, b.detach(), self.a.detach(), alpha=self.scale).to(self.dtype)
         if self._keeps:
             self._kept = merged

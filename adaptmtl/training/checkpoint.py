@@ -24,7 +24,7 @@ from adaptmtl.backbone.precision import LowRankLinear
 from adaptmtl.storage import key_of, write_atomic
 from adaptmtl.workspace import Workspace, number_of
 
-VERSION = 3
+VERSION = 4
 DEFAULT_SECONDS = 60.0
 _STALE_SECONDS = 14 * 24 * 3600.0
 
