@@ -1,8 +1,9 @@
 """Linear layers that multiply in bf16 and keep everything else in fp32.
 
-On CPUs with bf16 instructions a matrix product in bf16 runs at more than twice the fp32 rate, while torch's attention is
-several times slower in it, backwards (``post_norm`` makes its own of products). So every ``nn.Linear`` of an encoder is replaced by one of
-three layers that cast to ``dtype`` on the way in and back on the way out; norms and the residual stream stay in fp32. The same layers serve fp32 (``dtype=torch.float32``), where the casts are no-ops.
+On CPUs with bf16 instructions a matrix product in bf16 runs at more than twice the fp32 rate, while torch's attention
+is several times slower in it, backwards (``post_norm`` makes its own of products). So every ``nn.Linear`` of an encoder
+is replaced by one of three layers that cast to ``dtype`` on the way in and back on the way out; norms and the residual
+stream stay in fp32. The same layers serve fp32 (``dtype=torch.float32``), where the casts are no-ops.
 """
 
 from __future__ import annotations
