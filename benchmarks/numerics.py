@@ -67,7 +67,7 @@ def main() -> int:
     if options.smoke:
         options.eval_rows = 16
     import torch
-    from common import setup_of
+    from common import resumed, setup_of
 
     from adaptmtl.provenance import record
     from adaptmtl.storage import write_json
@@ -82,15 +82,14 @@ def main() -> int:
     entries = Zoo(setup.workspace).find(method="lora", backbone_hash=setup.backbone.hash)
     if not entries:
         raise SystemExit(f"no adapters of {setup.backbone.name} in {setup.workspace.home}: train some there first")
-    found = []
+    settings = {name: getattr(options, name) for name in ("backbone", "eval_rows", "max_length")}
+    result = resumed(options.out, settings, question=(__doc__ or "").splitlines()[0], adapters=[])
+    done = {one["key"] for one in result["adapters"]}
     for entry in {entry.task: entry for entry in entries}.values():
-        found.append(differences(entry, setup))
-        print(found[-1], flush=True)
-    write_json(options.out, {
-        "question": (__doc__ or "").splitlines()[0],
-        "settings": {"eval_rows": options.eval_rows, "max_length": options.max_length, "backbone": options.backbone},
-        "adapters": found, "provenance": record(),
-    })  # fmt: skip
+        if entry.key not in done:
+            result["adapters"].append({"key": entry.key, **differences(entry, setup)})
+            write_json(options.out, {**result, "provenance": record()})
+            print(result["adapters"][-1], flush=True)
     return 0
 
 
