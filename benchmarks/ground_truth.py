@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from common import end, finished, processes
-from transfers import Carried, Settings, Start, Target, measure, options_of, settings_of, train_source
+from transfers import Settings, Start, Target, measure, options_of, pack, settings_of, train_source, unpack
 
 from adaptmtl.fusion.bench import FusionBench
 from adaptmtl.provenance import record
@@ -234,26 +234,24 @@ def main() -> None:
     parser.add_argument("--only-runs", action="store_true", help="train, and leave the estimators for later")
     options = parser.parse_args()
     settings = settings_of(options)
-    carried = None if settings.as_they_are else Carried.beside(settings, options.out)
-    if carried is not None:
-        carried.unpack()
+    trainings, adapters = (
+        options.out.with_name(f"{options.out.stem}_{part}") for part in ("trainings.json", "sources")
+    )
+    unpack(settings, trainings)
     done: dict[str, dict[str, Any]] = {}
     sources: list[dict[str, Any]] = []
     failed: list[str] = []
     with processes(options.jobs, options.threads) as pool:
-        waiting = {pool.submit(train_source, settings, task): task for task in settings.sources}
+        waiting = {pool.submit(train_source, settings, task, adapters): task for task in settings.sources}
         for task, one in finished(waiting, failed):
             sources.append(one)
             print(f"source {task}: {one['metric']} {one['score']:.3f}, {one['seconds']:.0f} s", flush=True)
         end(failed)  # other sources are other sets
-        if carried is not None:
-            carried.pack()
         settings = replace(settings, sources=tuple(sorted(one["task"] for one in sources)))
 
         def save() -> None:
             write(options.out, settings, sorted(sources, key=lambda one: one["task"]), done)
-            if carried is not None:
-                carried.pack()
+            pack(settings, trainings)
 
         failed += in_processes(pool, settings, train_target, done, save)
         if not options.only_runs:

@@ -20,7 +20,6 @@ from common import parser as shared_parser
 
 from adaptmtl.adapters.methods import LoraWeights
 from adaptmtl.backbone.precision import default_dtype
-from adaptmtl.errors import AdapterError
 from adaptmtl.fusion.methods import start_from
 from adaptmtl.provenance import Cost, environment, measured
 from adaptmtl.storage import publish_folder, read_json, write_json
@@ -92,8 +91,15 @@ class Settings:
         return replace(setup, workspace=replace(workspace, home=self.home / within))
 
 
-def train_source(settings: Settings, task: str) -> dict[str, Any]:
-    """Trains one source's adapter, or finds it, and returns what it is."""
+def train_source(settings: Settings, task: str, carried: Path | None = None) -> dict[str, Any]:
+    """Trains one source's adapter, or finds it, and returns what it is.
+
+    Args:
+        settings: of all sources.
+        task: the source.
+        carried: folder of adapters, by their keys, that goes from machine to machine: the adapter is taken from there,
+            or put there.
+    """
     setup = settings.setup(target=False)
     found = Zoo(setup.workspace).find(task=task, method="lora", backbone_hash=setup.backbone.hash)
     if settings.as_they_are and len(found) == 1:
@@ -101,7 +107,7 @@ def train_source(settings: Settings, task: str) -> dict[str, Any]:
     elif settings.as_they_are and found:
         raise SystemExit(f"{settings.home} has {len(found)} adapters of {task}; with --as-they-are there must be one")
     else:
-        entry = ensure_adapter(setup, task, settings.source_rows, 0)
+        entry = _carried(setup, task, settings.source_rows, carried)
     manifest = entry.manifest()
     return {
         "task": task, "kind": str(manifest.task.kind), "rows": entry.train_rows, "metric": entry.metric,
@@ -109,59 +115,32 @@ def train_source(settings: Settings, task: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Carried:
-    """Adapters and trainings beside the results, so that another machine goes on where this one stopped.
+def _carried(setup: Setup, task: str, rows: int, carried: Path | None) -> Entry:
+    if carried is None:
+        return ensure_adapter(setup, task, rows, 0)
+    zoo, key = Zoo(setup.workspace), adapter_key(setup, task, rows, 0)
+    if (place := carried / f"{task}-{key}").exists() and held_adapter(zoo, key) is None:
+        zoo.adopt(place)
+    entry = ensure_adapter(setup, task, rows, 0)
+    if not place.exists():
+        with publish_folder(place) as folder:
+            shutil.copytree(entry.path, folder, dirs_exist_ok=True)
+    return entry
 
-    Attributes:
-        settings: whose workspace they come from and go to. What is of other settings, or of a machine that multiplies
-            in another dtype, has other keys and is not found by them.
-        adapters: folder of a folder for each source.
-        trainings: file, key -> what one training came to.
-    """
 
-    settings: Settings
-    adapters: Path
-    trainings: Path
+def unpack(settings: Settings, trainings: Path) -> None:
+    """Puts trainings that :func:`pack` wrote, here or on another machine, where :func:`measure` looks for them."""
+    folder = settings.setup(target=True).workspace.folder("truth")
+    for key, run in (read_json(trainings) or {}).items():
+        if not (path := folder / f"{key}.json").exists():
+            write_json(path, run)
 
-    @classmethod
-    def beside(cls, settings: Settings, out: Path) -> Carried:
-        """Returns those beside a results file."""
-        return cls(settings, out.with_name(f"{out.stem}_sources"), out.with_name(f"{out.stem}_trainings.json"))
 
-    def unpack(self) -> None:
-        """Puts what the workspace lacks into it; adapters of other settings and damaged ones stay where they are."""
-        setup, folder = self.settings.setup(target=False), self._kept()
-        zoo = Zoo(setup.workspace)
-        for task in self.settings.sources:
-            place = self._place(setup, task)
-            if place.exists() and held_adapter(zoo, place.name.rpartition("-")[2]) is None:
-                try:
-                    zoo.adopt(place)
-                except AdapterError as error:
-                    setup.workspace.reporter.say(f"{task}: trained again, since {error}")
-        for key, run in (read_json(self.trainings) or {}).items():
-            if not (path := folder / f"{key}.json").exists():
-                write_json(path, run)
-
-    def pack(self) -> None:
-        """Writes what the workspace has of these sources, and all its trainings."""
-        setup = self.settings.setup(target=False)
-        for task in self.settings.sources:
-            place = self._place(setup, task)
-            entry = held_adapter(Zoo(setup.workspace), place.name.rpartition("-")[2])
-            if entry is not None and not place.exists():
-                with publish_folder(place) as folder:
-                    shutil.copytree(entry.path, folder, dirs_exist_ok=True)
-        runs = {path.stem: read_json(path) for path in sorted(self._kept().glob("*.json"))}
-        write_json(self.trainings, {key: run for key, run in runs.items() if run is not None and "steps" in run})
-
-    def _place(self, setup: Setup, task: str) -> Path:
-        """Returns where an adapter is carried, by its key: those of other settings and dtypes lie beside it."""
-        return self.adapters / f"{task}-{adapter_key(setup, task, self.settings.source_rows, 0)}"
-
-    def _kept(self) -> Path:
-        return self.settings.setup(target=True).workspace.folder("truth")
+def pack(settings: Settings, trainings: Path) -> None:
+    """Writes all trainings of the workspace into one file, key -> what it came to."""
+    folder = settings.setup(target=True).workspace.folder("truth")
+    runs = {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
+    write_json(trainings, {key: run for key, run in runs.items() if run is not None and "steps" in run})
 
 
 @dataclass(frozen=True)

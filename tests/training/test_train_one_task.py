@@ -179,7 +179,10 @@ def test_a_process_of_another_precision_is_told(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["sequence_classification", "token_classification"])
-def test_a_training_in_bf16_ends_near_one_in_fp32(kind: str, backbone: Backbone, workspace: Workspace, monkeypatch):
+def test_a_training_in_bf16_ends_near_one_in_fp32(
+    kind: str, backbone: Backbone, workspace: Workspace, monkeypatch, request
+):
+    request.addfinalizer(default_dtype.cache_clear)
     data, found = toy_data(kind, backbone), {}
     recipe = replace(QUICK, steps=6, lower_layers=1)
     for name in ("float32", "bfloat16"):
@@ -189,7 +192,6 @@ def test_a_training_in_bf16_ends_near_one_in_fp32(kind: str, backbone: Backbone,
         again = train_adapter(workspace, backbone, data, recipe, seed=0)
         assert saved_bytes(trained) == saved_bytes(again)
         found[name] = trained.log.losses, trained.outputs(workspace, data.validation)
-    default_dtype.cache_clear()
     (losses, outputs), (rounded_losses, rounded) = found["float32"], found["bfloat16"]
     np.testing.assert_allclose(rounded_losses, losses, rtol=0.05)
     assert 0.98 < np.corrcoef(rounded.ravel(), outputs.ravel())[0, 1] < 1
