@@ -98,8 +98,17 @@ def _instructions() -> str:
     """The widest vectors that torch uses here, and whether they multiply in bf16: what a CPU's speed turns on."""
     import torch
 
-    bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return f"{torch.backends.cpu.get_cpu_capability()}{' with bf16' if bf16 else ''}"
+    return f"{torch.backends.cpu.get_cpu_capability()}{' with bf16' if multiplies_in_bf16() else ''}"
+
+
+def multiplies_in_bf16() -> bool:
+    """Whether the processor does, and does not only emulate it: an x86 one needs AVX512-BF16 or AMX."""
+    import torch
+
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return not x86 or bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _device() -> str:

@@ -87,7 +87,7 @@ def study(options: argparse.Namespace, setup: Any, result: dict[str, Any], save:
     from peers import Peer, load, mean_features, reader, train
 
     from adaptmtl.adapters.methods import weights_from_peft
-    from adaptmtl.backbone.precision import multiplies_in_bf16
+    from adaptmtl.provenance import multiplies_in_bf16
     from adaptmtl.zoo.build import train_adapters
 
     tasks = [name for name in setup.catalogue.suite(options.suite) if name != options.target][: options.sources]

@@ -72,7 +72,7 @@ class Sides:
     """One process per side, so that nothing one of them sets up is there for another."""
 
     def __init__(self, options: argparse.Namespace, share: int = 1):
-        from adaptmtl.backbone.precision import multiplies_in_bf16
+        from adaptmtl.provenance import multiplies_in_bf16
 
         self.options, self.threads = options, max(1, options.threads // share)
         self.pools: dict[str, ProcessPoolExecutor] = {}

@@ -9,7 +9,6 @@ stream stay in fp32. The same layers serve fp32 (``dtype=torch.float32``), where
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptmtl.errors import AdaptMTLError
+from adaptmtl.provenance import multiplies_in_bf16
 
 #: Names that ADAPTMTL_DTYPE goes by.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -43,14 +43,6 @@ def default_dtype() -> torch.dtype:
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if multiplies_in_bf16() else torch.float32
-
-
-def multiplies_in_bf16() -> bool:
-    """Whether the processor does, and does not only emulate it: an x86 one needs AVX512-BF16 or AMX."""
-    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        return False
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return not x86 or bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 class FrozenLinear(nn.Module):

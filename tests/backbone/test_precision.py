@@ -25,7 +25,7 @@ def test_emulated_bf16_is_not_chosen(machine, library, instructions, dtype, monk
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: library)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(precision.platform, "machine", lambda: machine)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.delenv("ADAPTMTL_DTYPE")
     assert precision.default_dtype.__wrapped__() is dtype
 
