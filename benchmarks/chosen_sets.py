@@ -7,8 +7,9 @@ the best of the random sets, their mean, and those whose best member is predicte
 of ties). The best of 20 is found by one seed and valued by the other: chosen and valued by the same seeds it would owe
 part of its gain to luck (that figure stands beside it).
 
-Choosing begins from a cold start, in an empty workspace that has nothing but the zoo; its cost is given as a share of
-one training on the target from every source.
+Choosing begins from a cold start, in an empty workspace that has nothing but the zoo; budgets that allow the same
+reading share it, and each is charged for it. The cost is given as a share of one training on the target from every
+source, where those were timed on a processor of the same kind.
 
     python benchmarks/chosen_sets.py --home DIR --mirror DIR [--budgets 0,2%,30s,6,25%] [--jobs 1] [--smoke]
 
@@ -21,22 +22,24 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from common import end, finished, names, processes
 from transfers import Settings, Target, measure, options_of, settings_of
 
+from adaptmtl.backbone.precision import default_dtype
 from adaptmtl.fusion.bench import FusionBench
-from adaptmtl.provenance import measured, record
+from adaptmtl.provenance import environment, measured, record
 from adaptmtl.selection.budget import Budget
 from adaptmtl.selection.gains import shipped_past
-from adaptmtl.selection.planner import Choice, plan_sources
+from adaptmtl.selection.planner import Choice, plan_sources, tokens_to_read
 from adaptmtl.statistics import mean_interval
 from adaptmtl.storage import key_of, read_json, write_json
 from adaptmtl.transfer.history import LEAST_BASELINE, History
 
-VERSION = 1
+VERSION = 2
 SEEDS = 3
 RANDOM_SETS, RANDOM_SEEDS = 20, 2
 
@@ -55,9 +58,15 @@ def choose_for(settings: Settings, name: str, budgets: Sequence[str]) -> dict[st
     held = {(), every, *best.values(), *((task,) for task in first)}
     return {
         "target": name, "sources": every, "choices": choices, "realised": scores(target, sorted(held), SEEDS),
-        "one transfer per source": sum(row["seconds"] for row in measure(target, [((one,), 0) for one in every])),
+        "one transfer per source": brute_force(measure(target, [((one,), 0) for one in every])),
         "random": {str(size): scores(target, sets, RANDOM_SEEDS) for size, sets in sorted(sizes.items())},
     }  # fmt: skip
+
+
+def brute_force(rows: Sequence[dict[str, Any]]) -> float | None:
+    """Returns the seconds of all trainings; None where some were not timed on this kind of processor."""
+    here = (environment()["machine"]["instructions"], str(default_dtype()))
+    return sum(row["seconds"] for row in rows) if all((row["machine"], row["dtype"]) == here for row in rows) else None
 
 
 def choices_for(target: Target, budgets: Sequence[str], past: str) -> dict[str, Any]:
@@ -66,18 +75,23 @@ def choices_for(target: Target, budgets: Sequence[str], past: str) -> dict[str, 
                        entries={task: entry.key for task, entry in target.entries.items()})  # fmt: skip
     if (held := read_json(path)) is not None:
         return held
-    found, reading = {}, 0.0
+    found, reading = {}, dict[float, float]()
     setup = target.settings.setup(target=True, within=f"choosing/{path.stem}")
     shutil.rmtree(setup.workspace.home, ignore_errors=True)  # a killed run's: it would not be a cold start
-    setup.workspace.home.mkdir(parents=True)
-    setup.workspace.folder("zoo").symlink_to(target.setup.workspace.home.resolve() / "zoo")
-    bench = FusionBench(setup, setup.data(target.name, target.settings.target_rows), "merge")
-    for text in ("0", *(one for one in budgets if one != "0")):  # the others find what the first has read
+    zoo = target.setup.workspace.home.resolve() / "zoo"
+    for text in sorted(budgets, key=lambda one: Budget.parse(one).amount > 0):  # reading alone goes first
+        budget = Budget.parse(text)
+        allowed, _ = tokens_to_read(setup, target.data, budget, len(target.entries))
+        own = replace(setup, workspace=replace(setup.workspace, home=setup.workspace.home / f"{allowed:.0f}"))
+        if not own.workspace.home.exists():
+            own.workspace.home.mkdir(parents=True)
+            own.workspace.folder("zoo").symlink_to(zoo)
+        bench = FusionBench(own, own.data(target.name, target.settings.target_rows), "merge")
         with measured() as cost:
-            choice = plan_sources(setup, target.name, bench, rows=target.settings.target_rows,
-                                  budget=Budget.parse(text), remember=False)  # fmt: skip
-        reading = cost.seconds if text == "0" else reading
-        found[text] = {**described(choice), "seconds": reading + choice.trial.seconds}
+            choice = plan_sources(own, target.name, bench, rows=target.settings.target_rows, budget=budget,
+                                  remember=False)  # fmt: skip
+        reading.setdefault(allowed, cost.seconds - choice.trial.seconds)  # the first one's: the others find it
+        found[text] = {**described(choice), "seconds": reading[allowed] + choice.trial.seconds}
     write_json(path, found)
     return found
 
@@ -143,7 +157,8 @@ def summary(done: dict[str, dict[str, Any]], budgets: Sequence[str]) -> dict[str
         rows = [gains(one, budget) for one in done.values()]
         mine = np.array([row["best predicted set"] for row in rows])
         seconds = [one["choices"][budget]["seconds"] for one in done.values()]
-        shares = [one["choices"][budget]["seconds"] / one["one transfer per source"] for one in done.values()]
+        shares = [one["choices"][budget]["seconds"] / whole for one in done.values()
+                  if (whole := one["one transfer per source"])]  # fmt: skip
         found[budget] = {
             "targets": len(rows),
             "gain": {name: float(np.mean([row[name] for row in rows])) for name in rows[0]},
@@ -152,7 +167,8 @@ def summary(done: dict[str, dict[str, Any]], budgets: Sequence[str]) -> dict[str
                 for name in rows[0] if name not in ("best predicted set", "choice")
             },
             "trained alone": sum(not one["choices"][budget]["chosen"] for one in done.values()),
-            "seconds": float(np.mean(seconds)), "share of one transfer per source": float(np.median(shares)),
+            "seconds": float(np.mean(seconds)),
+            "share of one transfer per source": float(np.median(shares)) if shares else None,
         }  # fmt: skip
     return found
 

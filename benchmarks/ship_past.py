@@ -43,9 +43,10 @@ def measured_past(truth: Path, seen: Path, budget: str = "") -> list[Past]:
         if (row["target"], row["sources"]) not in scores:
             raise DataError(f"{seen} has {row['sources']} for {row['target']}, {truth} has not: measure both anew")
         alone = float(np.mean(scores[row["target"], ""]))
-        gain = (float(np.mean(scores[row["target"], row["sources"]])) - alone) / max(abs(alone), LEAST_BASELINE)
+        own = scores[row["target"], row["sources"]]
+        gain = (float(np.mean(own)) - alone) / max(abs(alone), LEAST_BASELINE)
         candidate = Seen(tuple(row["sources"].split("+")), row["probe"], row["hscore"], row["alike"])
-        found.append(Past(row["backbone"], row["target"], row["reading"], candidate, gain))
+        found.append(Past(row["backbone"], row["target"], row["reading"], candidate, gain, len(own)))
     return found
 
 
@@ -53,6 +54,7 @@ def as_text(past: list[Past]) -> str:
     """Returns the file's content, one transfer a line."""
     rows = [
         {"backbone": one.backbone, "target": one.target, "reading": one.reading, "gain": round(one.gain, 4),
+         "seeds": one.seeds,
          "seen": {"sources": one.seen.sources, "probe": round(one.seen.probe, 4), "hscore": round(one.seen.hscore, 4),
                   "alike": round(one.seen.alike, 4)}}
         for one in past

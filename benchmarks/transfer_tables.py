@@ -104,7 +104,10 @@ def chosen_section(result: Mapping[str, Any]) -> str:
         table_row("seconds", *(f"{one['seconds']:.0f}" for one in summary.values())),
         table_row(
             "share of one transfer per source",
-            *(f"{one['share of one transfer per source']:.1%}" for one in summary.values()),
+            *(
+                "" if (share := one["share of one transfer per source"]) is None else f"{share:.1%}"
+                for one in summary.values()
+            ),
         ),
     ]
     return "\n".join(lines)

@@ -1,6 +1,7 @@
-"""Installed packages of third parties, as pip would leave them: a folder on the path with a .dist-info."""
+"""Installed packages of third parties, as pip would leave them: a folder on the path with what is known of them."""
 
-import re
+import subprocess
+import sys
 from pathlib import Path
 
 
@@ -12,7 +13,13 @@ def install(folder: Path, name: str, points: str) -> None:
     (facts / "entry_points.txt").write_text(points)
 
 
-def entry_points(toml: str) -> str:
-    """Turns the entry points of a documented pyproject.toml, one to a group, into those of a .dist-info."""
-    groups = re.findall(r'entry-points\."(.+?)"\]\n(.+)', toml)
-    return "\n".join(f"[{group}]\n{line.replace(chr(34), '')}\n" for group, line in groups)
+def build(source: Path, site: Path) -> None:
+    """Puts what setuptools finds in a folder with a pyproject.toml into another one, as ``pip install`` would."""
+    command = ["build_py", "--build-lib", str(site), "egg_info", "--egg-base", str(site)]
+    done = subprocess.run(
+        [sys.executable, "-c", "import setuptools; setuptools.setup()", *command],
+        cwd=source,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -19,9 +19,6 @@ LAYERS = (
     ("selection",),
     ("fusion",),
     ("evaluation",),
-    ("studies",),
-    ("report",),
-    ("execution",),
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -61,7 +61,10 @@ class Figure(_Facts):
 
 
 class DataFacts(_Facts):
-    """The rows behind the adapter: where from, what content (sha256), how many, under which licence."""
+    """The rows behind the adapter: where from, what content (sha256), how many, under which licence.
+
+    ``train_rows`` counts those that settings were chosen on, too, so that asking for as many gives the same rows.
+    """
 
     origin: str
     train_fingerprint: str

@@ -129,14 +129,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     Returns:
         (features, heads, tokens, width).
     """
-    if q.device.type == "cpu" and by_products(q.dtype, q.shape[2]):
+    if _by_products(q.device, q.dtype, q.shape[2]):
         return _Attend.apply(q, k, v, mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
 
 
-def by_products(dtype: torch.dtype, length: int) -> bool:
-    """Whether attention on a CPU is made of products in this dtype."""
-    return length <= MOST_BMM_TOKENS.get(dtype, 0)
+def _by_products(device: torch.device, dtype: torch.dtype, length: int) -> bool:
+    """Whether attention is made of products, which is faster on CPUs up to some length."""
+    return device.type == "cpu" and length <= MOST_BMM_TOKENS.get(dtype, 0)
 
 
 class _Project(torch.autograd.Function):
@@ -151,7 +151,7 @@ class _Project(torch.autograd.Function):
         joint = F.linear(low, merged, bias).view(features, length, 3, heads, -1)
         ctx.save_for_backward(low, merged, *halves)
         ctx.scales, ctx.shape, ctx.dtype = [one.scale for one in weights], shape, x.dtype
-        dtype = merged.dtype if x.device.type == "cpu" and by_products(merged.dtype, length) else x.dtype
+        dtype = merged.dtype if _by_products(x.device, merged.dtype, length) else x.dtype
         parts = [joint[:, :, i].transpose(1, 2).to(dtype) for i in range(3)]
         if x.device.type == "cpu":  # part by part: one copy of all three takes a slow path
             parts = [one.contiguous() for one in parts]

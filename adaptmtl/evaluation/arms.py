@@ -40,6 +40,7 @@ class Plan:
         chosen: the adapters that were chosen; empty when none was expected to help.
         method: of fusion.
         trial: the trainings that the choice rests on, if any.
+        overlapping: tasks of sources that share texts with the target's evaluation rows and are used all the same.
     """
 
     setup: Setup
@@ -49,6 +50,7 @@ class Plan:
     chosen: tuple[Entry, ...]
     method: str
     trial: Trial = field(default_factory=Trial)
+    overlapping: frozenset[str] = frozenset()
 
     @property
     def related(self) -> tuple[Entry, ...]:

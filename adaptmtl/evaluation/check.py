@@ -200,7 +200,8 @@ def make_plan(
     """
     data = setup.data(target, rows)
     choice = choose_sources(setup, target, sources, rows, method, budget)
-    candidates = {entry.key: entry for entry in find_sources(setup, data).entries}
+    found = find_sources(setup, data)
+    candidates = {entry.key: entry for entry in (*found.entries, *choice.entries)}
     table = choice.table
     if ranked and table is None and len(choice.entries) > 1:
         table = rank_sources(setup, target, sources=[entry.task for entry in choice.entries], rows=rows)
@@ -210,11 +211,15 @@ def make_plan(
     usable = [candidates[key] for key in order if key in candidates]
     usable += [entry for key, entry in candidates.items() if key not in order]
     fixed = setup.with_steps(setup.recipe.steps_for(sizes_of(data.train).units))
-    return Plan(fixed, setup, data, tuple(usable), chosen, method, choice.trial), choice
+    overlapping = frozenset(task for task, _ in found.overlapping)
+    return Plan(fixed, setup, data, tuple(usable), chosen, method, choice.trial, overlapping), choice
 
 
 def _remember(plan: Plan, choice: Choice, runs: Mapping[str, Sequence[_Done]], metric: str) -> None:
-    """Puts what the arms that transfer gained over the target's own adapter into the workspace's history."""
+    """Puts what the arms that transfer gained over the target's own adapter into the workspace's history.
+
+    What owes its gain to texts that a source shares with the evaluation rows is no lesson for other targets.
+    """
     setup, data = plan.setup, plan.target
     recipe = recipe_of(setup)
     found = []
@@ -222,7 +227,7 @@ def _remember(plan: Plan, choice: Choice, runs: Mapping[str, Sequence[_Done]], m
         sources = tuple(sorted(entry.task for entry in entries))
         seen = choice.seen.get(sources)
         for seed, (run, alone) in enumerate(zip(runs.get(name, ()), runs.get("target_adapter", ()), strict=False)):
-            if sources:
+            if sources and not plan.overlapping & set(sources):
                 found.append(Transfer(
                     setup.backbone.hash, data.spec.name, sources, seed, run.facts["values"][metric],
                     alone.facts["values"][metric], metric, len(data.train.rows),

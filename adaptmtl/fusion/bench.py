@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from adaptmtl.fusion.methods import start_from
+from adaptmtl.fusion.methods import fusions, start_from
 from adaptmtl.fusion.run import adapters_of, run_fusion
 from adaptmtl.provenance import measured
 from adaptmtl.selection.halving import HeldOut
+from adaptmtl.selection.reading import STEP, training_tokens
 from adaptmtl.storage import key_of, read_json, write_json
 from adaptmtl.tasks.metrics import metrics
 from adaptmtl.training.data import TaskData
@@ -46,9 +47,21 @@ class FusionBench:
         return self._parts[seed]
 
     @property
+    def held_out(self) -> int:
+        """Training rows that a seed holds out."""
+        return len(self.part(0).validation.rows)
+
+    @property
     def overlap(self) -> float:
         """Share of the rows that one seed holds out which another seed, drawing anew, holds out too."""
-        return len(self.part(0).validation.rows) / len(self.target.train.rows)
+        return self.held_out / len(self.target.train.rows)
+
+    def price(self, entries: Sequence[Entry]) -> float:
+        """What training one fusion costs, in trainings of the target alone; a trial's is counted as a whole one."""
+        if not getattr(fusions[self.method], "trains_on_sources", False):
+            return 1.0
+        seen = sum(float(entry.manifest().provenance.get("tokens_seen", 0)) for entry in entries)
+        return 1.0 + STEP * seen / training_tokens(self.setup, self.target)
 
     def start(self, entries: Sequence[Entry]) -> Start:
         """Returns what a training from these sources begins with, as :func:`merge_and_tune` makes it."""

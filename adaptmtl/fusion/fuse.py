@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from adaptmtl.selection.budget import DEFAULT_BUDGET, Budget
 from adaptmtl.selection.planner import Choice, plan_sources
 from adaptmtl.training.score import evaluate
 from adaptmtl.training.setup import Setup
-from adaptmtl.transfer.sources import find_sources, overlap_note
+from adaptmtl.transfer.sources import doubts_about, doubts_in_words, find_sources
 from adaptmtl.zoo.build import ensure_adapter, held_adapter, make_bundle
 from adaptmtl.zoo.index import Entry
 from adaptmtl.zoo.store import Zoo, check_alias
@@ -81,17 +82,24 @@ def choose_sources(
     if sources == "auto":
         choice = plan_sources(setup, target, FusionBench(setup, data, method), rows=rows, budget=budget)
         if choice.table is None or not choice.table.sources:
-            raise SelectionError(
-                f"the zoo has no source for {target!r} on backbone {setup.backbone.name!r}; "
-                "train some: adaptmtl train-adapters --suite embedded"
-            )
+            raise SelectionError(_no_source(setup, target, choice.table.excluded if choice.table else ()))
         return choice
     if isinstance(sources, str) or not sources:
         raise SelectionError(f"sources is {sources!r}; give 'auto' or a list of task names")
     candidates = find_sources(setup, data, list(dict.fromkeys(sources)))
     names = [entry.task for entry in candidates.entries]
-    note = overlap_note(candidates.overlapping, names)
+    note = doubts_in_words(candidates.doubtful, names)
     return Choice(candidates.entries, f"sources as asked for: {', '.join(names)}{note}", {})
+
+
+def _no_source(setup: Setup, target: str, excluded: Sequence[tuple[str, str]]) -> str:
+    """Says that a target has no source, why what the zoo has is none, and what to do."""
+    missing = f"the zoo has no source for {target!r} on backbone {setup.backbone.name!r}"
+    if not excluded:
+        return f"{missing}; train some: adaptmtl train-adapters --suite embedded"
+    ranked = Counter(reason for _, reason in excluded).most_common()
+    reasons = "; ".join(f"{number} because {reason}" for reason, number in ranked[:3])
+    return f"{missing}: {len(excluded)} left out, {reasons}; train others, or change the options that leave these out"
 
 
 def fuse(
@@ -149,10 +157,9 @@ def ensure_fused(
         fused = run_fusion(setup, data, entries, method, seed)
         scored = evaluate(fused.trained, setup.workspace, data)
     cost.add(*(log.earlier for log in fused.logs))
-    names = [one.task for one in entries]
-    overlaps = dict(find_sources(setup, data, names).overlapping) if setup.allow_overlap else {}
+    doubtful = doubts_about(setup, data, entries)
     facts = [
-        SourceFacts(name=one.name, key=one.key, weight=1.0 / len(entries), overlap=overlaps.get(one.task))
+        SourceFacts(name=one.name, key=one.key, weight=1.0 / len(entries), overlap=doubtful.get(one.task))
         for one in entries
     ]
     bundle = make_bundle(setup, data, fused.trained, scored, cost, key=key, method="fused", seed=seed, sources=facts,

@@ -61,6 +61,7 @@ class FusedModel:
         return self.trained.log, self.before or Log()
 
 
+#: A method that trains on the sources' rows first has an attribute ``trains_on_sources = True``: trials are priced so.
 FusionMethod = Callable[[Setup, TaskData, Sequence[SourceAdapter], int], FusedModel]
 fusions: Registry[FusionMethod] = Registry("fusion method", "adaptmtl.fusions")
 
@@ -93,6 +94,9 @@ def train_jointly(setup: Setup, target: TaskData, sources: Sequence[SourceAdapte
     start = {name: (a.detach(), b.detach()) for name, (a, b) in shared.lora.items()}
     trained = train_adapter(setup.workspace, setup.backbone, target, setup.recipe, seed, start=start)
     return FusedModel(trained, before=shared.log)
+
+
+train_jointly.trains_on_sources = True  # type: ignore[attr-defined]
 
 
 @fusions.register("scalearn")

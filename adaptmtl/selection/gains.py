@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.resources import files
 from typing import Literal, get_args
@@ -34,6 +34,8 @@ _LEAST_SHARED = 5  # sources that two targets must share for their profiles to b
 _LEAST_LIKENESS = 0.1  # of two targets whose profiles have nothing in common
 _LEAST_GROUP = 2  # past targets that a reading must have for a scale of its own
 _Z = float(ndtri((1 + LEVEL) / 2))
+#: Ways to use sources whose gain a reading of the sources, or of their merge, speaks of.
+_AS_READ = ("start", "merge", "trial of merge")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Past:
         reading: whether the target's rows are read as one vector or token by token.
         seen: the candidate.
         gain: relative, mean over seeds.
+        seeds: how many.
     """
 
     backbone: str
@@ -76,6 +79,7 @@ class Past:
     reading: Reading
     seen: Seen
     gain: float
+    seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -323,21 +327,36 @@ def standardised(value: float, rivals: Iterable[float]) -> float:
 def past_of(measured: Transfers, readings: Mapping[str, Reading]) -> tuple[Past, ...]:
     """Returns the transfers of a history that say what had been seen before; seeds and recipes are averaged.
 
+    Methods of fusion that begin from something else than what was read are left out.
+
     Args:
         measured: of one backbone.
         readings: by target; targets that are not in it are left out.
     """
     found: dict[tuple[str, tuple[str, ...]], list[Transfer]] = {}
     for row in measured.rows:
-        if row.seen and row.target in readings:
+        if row.seen and row.target in readings and row.method in _AS_READ:
             found.setdefault((row.target, row.sources), []).append(row)
     return tuple(
         Past(
             rows[-1].backbone, target, readings[target], Seen(sources, **json.loads(rows[-1].seen)),
-            float(np.mean([row.gain for row in rows])),
+            float(np.mean([row.gain for row in rows])), len(rows),
         )
         for (target, sources), rows in found.items()
     )  # fmt: skip
+
+
+def pooled(own: Sequence[Past], others: Sequence[Past]) -> tuple[Past, ...]:
+    """Joins two pasts; what both have measured is the mean over the seeds of both, as the first has seen it."""
+    apart = {(one.backbone, one.target, one.seen.sources): one for one in own}
+    for other in others:
+        place = (other.backbone, other.target, other.seen.sources)
+        if (one := apart.get(place)) is None:
+            apart[place] = other
+        else:
+            seeds = one.seeds + other.seeds
+            apart[place] = replace(one, gain=(one.seeds * one.gain + other.seeds * other.gain) / seeds, seeds=seeds)
+    return tuple(apart.values())
 
 
 def shipped_past() -> tuple[Past, ...]:

@@ -9,7 +9,7 @@ with seeds in place of steps: short trainings favour sources that start fast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,8 @@ from adaptmtl.transfer.history import LEAST_BASELINE
 Sources = tuple[str, ...]
 #: The choice is clear when the best candidate's gain has this probability of being above 0, or of not being so.
 CLEAR = 0.95
+#: Least rows of a seed to score on.
+LEAST_HELD_OUT = 8
 #: How far one seed moves a gain, over how far candidates' gains differ (single seeds of 9 targets: .5 to .8).
 SEED_SHARE = 0.6
 _RESAMPLES = 500
@@ -114,7 +116,8 @@ class _Runs:
             for one, base in zip(own, alone, strict=False)
         ]
         unit = max(float(np.mean([base.value for base in alone[: len(own)]])), LEAST_BASELINE)
-        by_rows = float(np.mean([one.row_error for one in pairs])) / unit
+        # models that agree on all of few rows are not shown to be equal: as if they differed on one
+        by_rows = float(np.mean([max(one.row_error, 1 / one.n_rows) for one in pairs])) / unit
         by_rows *= (self.overlap + (1 - self.overlap) / len(pairs)) ** 0.5  # rows that come again tell nothing new
         by_seeds = SEED_SHARE * expected.sd / len(pairs) ** 0.5
         measured = float(np.mean([one.difference for one in pairs])) / unit
@@ -122,10 +125,10 @@ class _Runs:
 
 
 def successive_halving(
-    candidates: Mapping[Sources, Gain], train: Callable[[Sources, int], HeldOut], score: ScoreFunction, trainings: int,
-    overlap: float = 0.0,
+    candidates: Mapping[Sources, Gain], train: Callable[[Sources, int], HeldOut], score: ScoreFunction, budget: float,
+    overlap: float = 0.0, price: Callable[[Sources], float] = lambda _: 1.0,
 ) -> Trial:  # fmt: skip
-    """Trains candidates in rounds of one seed each, keeping the better half, until the number of trainings is spent.
+    """Trains candidates in rounds of one seed each, keeping the better half, until the budget is spent.
 
     As many of the best predicted candidates are taken as leave room for a second round. It stops early once one is
     left whose gain is clearly above or below 0.
@@ -134,23 +137,26 @@ def successive_halving(
         candidates: predicted gain by source set; none of them empty.
         train: trains a source set (empty: the target alone) with a seed, and scores it on held-out training rows.
         score: maps summed statistics to the main metric.
-        trainings: at most so many are made; below 2 none is.
+        budget: in trainings of the target alone; below 2 none is made.
         overlap: share of the held-out rows of one seed that another seed holds out too.
+        price: of one training from a source set, in the budget's unit.
     """
-    order = sorted(candidates, key=lambda one: (-candidates[one].mean, one))
-    alive = order[: most_candidates(trainings)]
-    runs, spent, seed = _Runs(train, score, overlap), 0, 0
+    order = [
+        one for one in sorted(candidates, key=lambda one: (-candidates[one].mean, one)) if 1 + price(one) <= budget
+    ]
+    alive = order[: most_candidates(budget, [price(one) for one in order])]
+    runs, spent, seed = _Runs(train, score, overlap), 0.0, 0
     posterior = {one: candidates[one] for one in alive}
-    while alive and spent + len(alive) + 1 <= trainings:
+    while alive and spent + (cost := 1 + sum(map(price, alive))) <= budget:
         runs.add((), seed)
         for one in alive:
             runs.add(one, seed)
             posterior[one] = runs.posterior(one, candidates[one])
-        spent, seed = spent + len(alive) + 1, seed + 1
+        spent, seed = spent + cost, seed + 1
         alive = sorted(alive, key=lambda one: (-posterior[one].mean, one))[: (len(alive) + 1) // 2]
         if len(alive) == 1 and not 1 - CLEAR < posterior[alive[0]].probability < CLEAR:
             break
-    if not spent:
+    if not runs.of:
         return Trial()
     made = [one for each in runs.of.values() for one in each]
     tried = [
@@ -164,16 +170,24 @@ def successive_halving(
         alone=tuple(one.value for one in runs.of[()]),
         tried=tuple(sorted(tried, key=lambda one: (-len(one.scores), -one.gain.mean, one.sources))),
         rows=max(len(one.statistics) for one in made),
-        trainings=spent,
+        trainings=len(made),
         seconds=sum(one.seconds for one in made),
         examples=sum(one.examples for one in made),
         tokens=sum(one.tokens for one in made),
     )
 
 
-def most_candidates(trainings: int) -> int:
-    """Returns how many candidates leave room for two rounds: m and the target alone, then half of them and it again."""
+def most_candidates(budget: float, prices: Sequence[float]) -> int:
+    """Returns how many of the first candidates leave room for two rounds, or whether there is room for one of one.
+
+    Args:
+        budget: in trainings of the target alone, which is trained in either round.
+        prices: of the candidates, in the same unit; the dearest half of them may be what the second round trains.
+    """
     found = 0
-    while (found + 1) + 1 + (found + 2) // 2 + 1 <= trainings:
+    while found < len(prices):
+        tried = sorted(prices[: found + 1], reverse=True)
+        if sum(tried) + sum(tried[: (found + 2) // 2]) + 2 > budget:
+            break
         found += 1
-    return found or int(trainings >= 2)
+    return found or int(bool(prices) and 1 + prices[0] <= budget)

@@ -13,15 +13,16 @@ from typing import Any, Protocol
 from adaptmtl.provenance import measured
 from adaptmtl.selection.budget import DEFAULT_BUDGET, Budget, Prices
 from adaptmtl.selection.gains import Gain, Seen
-from adaptmtl.selection.halving import HeldOut, Sources, Trial, successive_halving
+from adaptmtl.selection.halving import LEAST_HELD_OUT, HeldOut, Sources, Trial, successive_halving
 from adaptmtl.selection.reading import Reader, TransferTable, training_tokens, usual_tokens
 from adaptmtl.statistics import ScoreFunction
+from adaptmtl.training.data import TaskData
 from adaptmtl.training.setup import Setup
 from adaptmtl.training.speed import tokens_per_second
 from adaptmtl.transfer.history import Transfer, recipe_of
 from adaptmtl.transfer.remember import remember_transfers
 from adaptmtl.transfer.sides import Start
-from adaptmtl.transfer.sources import find_sources, overlap_note
+from adaptmtl.transfer.sources import doubts_in_words, find_sources
 from adaptmtl.zoo.index import Entry
 
 #: Sizes of the sets that are considered: of so many of the best sources each; all but one are read as merges.
@@ -71,8 +72,15 @@ class Bench(Protocol):
     method: str
 
     @property
+    def held_out(self) -> int:
+        """Training rows that a seed holds out."""
+
+    @property
     def overlap(self) -> float:
         """Share of the rows that one seed holds out which another one holds out too."""
+
+    def price(self, entries: Sequence[Entry]) -> float:
+        """What training one fusion costs, in trainings of the target alone."""
 
     def start(self, entries: Sequence[Entry]) -> Start:
         """Returns the merged weights that the target's training would begin from."""
@@ -93,39 +101,61 @@ def plan_sources(
         bench: makes and trains sets of sources.
         rows: at most so many training rows of the target.
         seed: of the probe's folds.
-        budget: reading included where it is seconds or a share; a number of trainings leaves reading out. Reading takes
-            at most a minute or so, or as much as one training on the target.
+        budget: reading included where it is seconds or a share; a number of trainings leaves reading out, and what a
+            fusion method trains on the sources first. Reading takes at most a minute or so, or as much as one training
+            on the target.
         remember: put what was really trained into the workspace's history.
     """
     with measured() as cost:
         data = setup.data(target, rows)
         candidates = find_sources(setup, data)
         training = training_tokens(setup, data)
-        allowed, trainings = usual_tokens(training), int(budget.amount)
-        if budget.unit != "trainings":
-            per_second = tokens_per_second(setup) if budget.unit == "seconds" else 1.0
-            total = budget.tokens(Prices(training, per_second), len(candidates.entries))
-            allowed = min(allowed, total)
-            trainings = int((total - allowed) // training)
+        allowed, total = tokens_to_read(setup, data, budget, len(candidates.entries))
         reader = Reader(setup, data, candidates, seed, allowed)
     table = reader.table(cost.seconds)
     if not table.sources:
         return Choice((), "the zoo has no source for this target", {}, table, budget=budget)
     sets = _sets(reader, bench)
     gains = dict(zip(sets, reader.predict(list(sets.values())), strict=True))
+
+    def adapters(keys: Sources) -> list[Entry]:
+        return [reader.entries[key] for key in keys]
+
+    def price(keys: Sources) -> float:
+        return 1.0 if total is None else bench.price(adapters(keys))
+
+    left = budget.amount if total is None else (total - reader.tokens) / training
+    too_few = left >= 2 and bench.held_out < LEAST_HELD_OUT
     trial = successive_halving(
-        gains, lambda keys, seed: bench.run([reader.entries[key] for key in keys], seed), bench.score, trainings,
-        bench.overlap,
+        gains, lambda keys, seed: bench.run(adapters(keys), seed), bench.score, 0.0 if too_few else left,
+        bench.overlap, price,
     )  # fmt: skip
     if remember:
         _remember(reader, sets, trial, bench.method)
     seen = {one.sources: one for one in (*reader.seen.values(), *sets.values())}
-    return _chosen(reader, table, gains, trial, budget, seen)
+    return _chosen(reader, table, gains, trial, budget, seen, too_few)
+
+
+def tokens_to_read(setup: Setup, data: TaskData, budget: Budget, sources: int) -> tuple[float, float | None]:
+    """Returns the tokens that may be read, and the whole budget in tokens; None where that is a number of trainings.
+
+    Args:
+        setup: whose machine's speed counts, for a budget in seconds.
+        data: the target.
+        budget: of the choice.
+        sources: that the target has.
+    """
+    training = training_tokens(setup, data)
+    if budget.unit == "trainings":
+        return usual_tokens(training), None
+    per_second = tokens_per_second(setup) if budget.unit == "seconds" else 1.0
+    total = budget.tokens(Prices(training, per_second), sources)
+    return min(usual_tokens(training), total), total
 
 
 def _remember(reader: Reader, sets: dict[Sources, Seen], trial: Trial, method: str) -> None:
-    """Puts what was really trained into the workspace's history."""
-    setup, spec = reader.setup, reader.data.spec
+    """Puts what was really trained into the workspace's history, but for what owes its gain to shared texts."""
+    setup, spec, overlapping = reader.setup, reader.data.spec, dict(reader.candidates.overlapping)
     recipe = recipe_of(setup)
     remember_transfers(setup, reader.data, [
         Transfer(
@@ -133,7 +163,8 @@ def _remember(reader: Reader, sets: dict[Sources, Seen], trial: Trial, method: s
             len(reader.data.train.rows), f"trial of {method}", recipe, trial.seconds / trial.trainings,
             seen=sets[one.sources].to_json(),
         )
-        for one in trial.tried for seed, (score, alone) in enumerate(zip(one.scores, trial.alone, strict=False))
+        for one in trial.tried if not overlapping.keys() & set(sets[one.sources].sources)
+        for seed, (score, alone) in enumerate(zip(one.scores, trial.alone, strict=False))
     ])  # fmt: skip
 
 
@@ -146,7 +177,7 @@ def _sets(reader: Reader, bench: Bench) -> dict[Sources, Seen]:
 
 def _chosen(
     reader: Reader, table: TransferTable, sets: dict[Sources, Gain], trial: Trial, budget: Budget,
-    seen: Mapping[tuple[str, ...], Seen],
+    seen: Mapping[tuple[str, ...], Seen], too_few: bool,
 ) -> Choice:  # fmt: skip
     """Takes the set with the largest expected gain, of those that the trial left, if that is above 0."""
     names = {key: entry.task for key, entry in reader.entries.items()}
@@ -158,8 +189,10 @@ def _chosen(
     taken = best if gain.mean > 0 else ()
     asked = ", ".join(names[key] for key in best)
     how = f", after {trial.trainings} trainings on {trial.rows} held-out training rows" if trial.trainings else ""
+    if too_few:
+        how = ", predicted without a trial: there are too few training rows to hold some out"
     if taken:
-        note = overlap_note(reader.overlapping, [names[key] for key in taken])
+        note = doubts_in_words(reader.candidates.doubtful, [names[key] for key in taken])
         summary = f"{asked} {'are' if len(best) > 1 else 'is'} expected to gain {gain.in_words}{how}{note}"
     else:
         summary = f"no source is expected to help (best: {asked}, {gain.in_words}{how}): the target is trained alone"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from adaptmtl.errors import SelectionError
 from adaptmtl.provenance import measured
 from adaptmtl.selection.gains import (
     Gain,
@@ -15,6 +18,7 @@ from adaptmtl.selection.gains import (
     Seen,
     in_usual_sizes,
     past_of,
+    pooled,
     profile_of,
     shipped_past,
     standardised,
@@ -30,7 +34,7 @@ from adaptmtl.transfer.estimate import DEFAULT_ESTIMATORS, ESTIMATE_ROWS, Estima
 from adaptmtl.transfer.history import History
 from adaptmtl.transfer.sides import Start
 from adaptmtl.transfer.signatures import nearest_texts
-from adaptmtl.transfer.sources import Candidates, find_sources, overlap_note
+from adaptmtl.transfer.sources import Candidates, doubts_in_words, find_sources
 from adaptmtl.zoo.index import Entry
 
 #: Tokens read through all sources together, unless the budget says less: with all that goes with it, a minute of two
@@ -45,7 +49,7 @@ ROOM = 4
 #: Sources that are read at all, where the zoo has more: those of which most is expected before anything is read.
 MOST_READ = 64
 #: A training step costs so much more than reading its tokens: once forwards, about twice backwards.
-_STEP = 3.0
+STEP = 3.0
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ class TransferTable:
         sources: best first.
         excluded: (task, reason) of sources that were not considered.
         overlapping: (task, reason) of sources that share texts with the evaluation rows, where that is allowed.
+        unchecked: (task, reason) of sources whose texts could not be compared with those.
         estimator_seconds: what each estimator took over all sources when first computed.
         past_targets: targets whose measured transfers the predicted gains rest on.
     """
@@ -109,11 +114,12 @@ class TransferTable:
     estimator_seconds: dict[str, float]
     past_targets: int
     overlapping: tuple[tuple[str, str], ...] = ()
+    unchecked: tuple[tuple[str, str], ...] = ()
 
     @property
     def summary(self) -> str:
         """One sentence for a person."""
-        return self._verdict + overlap_note(self.overlapping, [one.task for one in self.sources])
+        return self._verdict + doubts_in_words((*self.overlapping, *self.unchecked), [one.task for one in self.sources])
 
     @property
     def _verdict(self) -> str:
@@ -184,13 +190,15 @@ class Reader:
             most = max(1, min(most, max(readings // 2, readings - ROOM)))  # of few sources there are fewer merges
             kept, left = self._screened(candidates.entries, most, past)
         reasons = tuple((entry.task, f"only the {most} most promising are read") for entry in left)
-        self.excluded, self.overlapping = (*candidates.excluded, *reasons), candidates.overlapping
+        self.candidates, self.excluded = candidates, (*candidates.excluded, *reasons)
         rows = allowed / (per_row * (len(kept) + ROOM))
         self.rows = max(LEAST[self.reading], max((step for step in ROW_STEPS if step <= rows), default=0))
         self.entries = {entry.key: entry for entry in kept}
         self.singles = self._estimate(kept, DEFAULT_ESTIMATORS)
+        self._leave_out_broken(named=most is None)
         self.explained = {one.entry.key: self._explained(one) for one in self.singles.sources}
         self.seen = {one.entry.key: self._seen(one) for one in self.singles.sources}
+        self.tokens = per_row * self.singles.rows * (len(kept) + ROOM)  # merges included, though they come later
         profile = profile_of(self.seen.values())
         self.model = GainModel(past, setup.backbone.hash, data.spec.name, profile)
         self.gains = dict(zip(self.seen, self.predict(list(self.seen.values())), strict=True))
@@ -213,10 +221,22 @@ class Reader:
         kept = set(sorted(near, key=expected.__getitem__)[:most])
         return tuple(e for e in entries if e.key in kept), tuple(e for e in entries if e.key not in kept)
 
+    def _leave_out_broken(self, named: bool) -> None:
+        """Leaves out sources that could not be read, such as damaged adapters; those that were named are an error."""
+        broken = {one.entry.key: one.skipped["probe"] for one in self.singles.sources if "probe" in one.skipped}
+        for key, reason in broken.items():
+            if named:
+                raise SelectionError(f"source {self.entries[key].task!r} cannot be used: {reason}")
+            self.excluded += ((self.entries.pop(key).task, reason),)
+        sources = tuple(one for one in self.singles.sources if one.entry.key not in broken)
+        self.singles = replace(self.singles, sources=sources)
+
     def _alike(self, entry: Entry) -> float:
         return float(inputs_of(self.setup, entry) == self.data.spec.inputs)
 
     def _estimate(self, entries: Sequence[Entry | Start], names: Sequence[str]) -> Estimates:
+        if not entries:
+            return Estimates(0, (), np.empty(0))
         return estimate(self.setup, self.data, entries, self.seed, names=names, rows=self.rows, tokens=float("inf"))
 
     def predict(self, candidates: Sequence[Seen]) -> list[Gain]:
@@ -261,7 +281,7 @@ class Reader:
                 self._row(by_key[key], self.entries[key], rank) for rank, key in enumerate(self.order, start=1)
             ),
             excluded=self.excluded, estimator_seconds=total, past_targets=self.model.past_targets,
-            overlapping=self.overlapping,
+            overlapping=self.candidates.overlapping, unchecked=self.candidates.unchecked,
         )  # fmt: skip
 
     def _row(self, one: SourceEstimate, entry: Entry, rank: int) -> SourceScore:
@@ -294,18 +314,15 @@ def training_tokens(setup: Setup, data: TaskData) -> float:
     """Returns the cost of one training on the target, in tokens read forwards."""
     sizes = sizes_of(data.train)
     rows = setup.recipe.steps_for(sizes.units) * setup.recipe.batch_size
-    return _STEP * rows * sizes.tokens / max(sizes.units, 1)
+    return STEP * rows * sizes.tokens / max(sizes.units, 1)
 
 
 def _past(setup: Setup, target: TaskSpec) -> tuple[Past, ...]:
-    """Measured transfers: those that come with the package, and this workspace's own, which count first.
+    """Measured transfers: this workspace's own, and those that come with the package.
 
     What was measured on a task that shares texts with the target is left out: it would tell of the target's own rows.
     """
     left_out = tasks_related_to(target, setup.catalogue.tasks)
     readings = {name: reading_of(spec.kind) for name, spec in setup.catalogue.tasks.items()}
     own = past_of(History(setup.workspace).history(setup.backbone.hash), readings)
-    known = {(one.backbone, one.target, one.seen.sources) for one in own}
-    shipped = (one for one in shipped_past() if (one.backbone, one.target, one.seen.sources) not in known)
-    found = (*own, *shipped)
-    return tuple(one for one in found if one.target not in left_out)
+    return tuple(one for one in pooled(own, shipped_past()) if one.target not in left_out)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from adaptmtl.errors import SelectionError
+from adaptmtl.errors import AdapterError, SelectionError
 from adaptmtl.storage import read_json, write_json
 from adaptmtl.training.data import TaskData
 from adaptmtl.training.setup import Setup
@@ -164,7 +164,7 @@ def _one(target: TargetSide, entry: Entry | Start, names: Sequence[str]) -> Sour
         if kept is None:
             try:
                 score, seconds = _score(source, name)
-            except SelectionError as error:
+            except (SelectionError, AdapterError) as error:
                 skipped[name] = str(error)
                 continue
             kept = [score.value, score.standard_error]

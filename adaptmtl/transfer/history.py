@@ -1,7 +1,7 @@
 """Every transfer that was really measured, kept per backbone: what estimators and the planner learn from.
 
 An append-only sqlite table in the workspace: one measurement is one row, written in one transaction, so that a killed
-run leaves whole rows or none. The same measurement recorded again (a run that was repeated) is one row.
+run leaves whole rows or none. A measurement that repeats the latest one of the same thing is no new row.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from adaptmtl.errors import DataError, StorageError
 from adaptmtl.training.setup import Setup
 from adaptmtl.workspace import Workspace
 
-VERSION = 2
+VERSION = 3
 #: Scores below this (a Matthews correlation near 0) are no measure of what a gain is relative to.
 LEAST_BASELINE = 0.1
 _BUSY_SECONDS = 30.0
@@ -33,12 +33,18 @@ _COLUMNS = (
     "created", "seen",
 )  # fmt: skip
 _SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS transfers (id INTEGER PRIMARY KEY, digest TEXT UNIQUE NOT NULL, {", ".join(_COLUMNS)});
+CREATE TABLE IF NOT EXISTS transfers (id INTEGER PRIMARY KEY, digest TEXT NOT NULL, {", ".join(_COLUMNS)});
+CREATE INDEX IF NOT EXISTS latest ON transfers (digest, id);
 CREATE TABLE IF NOT EXISTS embeddings (backbone TEXT, target TEXT, vector BLOB, PRIMARY KEY (backbone, target));
 CREATE TRIGGER IF NOT EXISTS keep_rows BEFORE DELETE ON transfers BEGIN SELECT RAISE(ABORT, 'append-only'); END;
 CREATE TRIGGER IF NOT EXISTS keep_values BEFORE UPDATE ON transfers BEGIN SELECT RAISE(ABORT, 'append-only'); END;
 PRAGMA user_version = {VERSION};
 """
+
+
+#: What two measurements of one thing may differ in.
+_MEASURED = ("score", "baseline", "seen")
+_LATEST = f"SELECT {', '.join(_MEASURED)} FROM transfers WHERE digest = ? ORDER BY id DESC LIMIT 1"
 
 
 @dataclass(frozen=True)
@@ -158,12 +164,15 @@ class History:
             if name in backbones
         ]
         places = ", ".join("?" * (len(_COLUMNS) + 1))
+        added = 0
         with self._open(write=True) as store:
-            before = store.total_changes
-            store.executemany(
-                f"INSERT OR IGNORE INTO transfers (digest, {', '.join(_COLUMNS)}) VALUES ({places})", rows
-            )
-            added = store.total_changes - before
+            store.execute("BEGIN IMMEDIATE")  # what is the latest stays so until the end
+            for identity, *values in rows:
+                latest = store.execute(_LATEST, (identity,)).fetchone()
+                score, baseline, seen = (values[_COLUMNS.index(name)] for name in _MEASURED)
+                if latest is None or latest[:2] != (score, baseline) or seen not in ("", latest[2]):
+                    store.execute(f"INSERT INTO transfers VALUES (NULL, {places})", (identity, *values))
+                    added += 1
             store.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", vectors)
         return added
 
@@ -186,7 +195,8 @@ class History:
         for values in found:
             named = dict(zip(_COLUMNS, values, strict=True))
             one = Transfer(**{**named, "sources": tuple(json.loads(named["sources"]))})
-            latest.pop(one.identity, None)
+            if (older := latest.pop(one.identity, None)) and not one.seen:  # named sources are not read before
+                one = replace(one, seen=older.seen)
             latest[one.identity] = one
         return Transfers(tuple(latest.values()), embeddings)
 
@@ -241,5 +251,6 @@ def _checked(one: Transfer, now: str) -> tuple[Any, ...]:
         one.backbone, one.target, sources, int(one.seed), float(one.score), float(one.baseline), one.metric,
         int(one.rows), one.method, one.recipe, float(one.seconds), one.created or now, one.seen,
     )  # fmt: skip
-    identity = [value for name, value in zip(_COLUMNS, values, strict=True) if name not in ("seconds", "created")]
+    free = (*_MEASURED, "seconds", "created")
+    identity = [value for name, value in zip(_COLUMNS, values, strict=True) if name not in free]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest(), *values

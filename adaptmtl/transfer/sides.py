@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save
 from adaptmtl.adapters.bundle import Bundle
 from adaptmtl.adapters.methods import LoraWeights
 from adaptmtl.errors import SelectionError
-from adaptmtl.storage import write_atomic
+from adaptmtl.storage import read_json, write_atomic, write_json
 from adaptmtl.tasks.overlap import tasks_related_to
 from adaptmtl.tasks.sample import subsample
 from adaptmtl.training.data import PreparedSplit, TaskData
@@ -34,7 +34,7 @@ from adaptmtl.zoo.build import text_embedding
 from adaptmtl.zoo.index import Entry
 from adaptmtl.zoo.store import Zoo
 
-VERSION = 5
+VERSION = 6
 #: Tokens of the target that are read through each source, unless the caller says otherwise: 5.5 seconds of one core
 #: without AVX-512 (MiniLM-L6 in fp32).
 TOKEN_BUDGET = 30_000
@@ -75,7 +75,20 @@ class TargetSide:
     @property
     def folds(self) -> np.ndarray:
         """The folds of the rows, which all sources share."""
-        return self._once("folds", lambda: make_folds(self.baseline, self.seed))
+        return self._once("folds", self._folds)
+
+    def _folds(self) -> np.ndarray:
+        """Deals them, or reads those that were dealt before.
+
+        They go by the baseline's bytes; on another device or with other threads a last bit may differ, and sources that
+        are read later must be dealt as the first ones were.
+        """
+        path = self.path(None)
+        held = read_json(path) or {}
+        if "folds" not in held:
+            held["folds"] = make_folds(self.baseline, self.seed).tolist()
+            write_json(path, held)
+        return np.array(held["folds"])
 
     @property
     def gradients(self) -> RowGradients:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from adaptmtl.errors import DataError, OfflineError, SelectionError, UnknownNameError
@@ -32,11 +32,22 @@ class Candidates:
         entries: the sources.
         excluded: (task, reason) of what was left out.
         overlapping: (task, reason) of sources that share texts with the target's evaluation rows and are used anyway.
+        unchecked: (task, reason) of sources whose texts could not be compared with the target's.
     """
 
     entries: tuple[Entry, ...]
     excluded: tuple[tuple[str, str], ...]
     overlapping: tuple[tuple[str, str], ...] = ()
+    unchecked: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def doubtful(self) -> tuple[tuple[str, str], ...]:
+        """(task, reason) of sources that figures on the target may owe too much to."""
+        return (*self.overlapping, *self.unchecked)
+
+
+class _UncheckedError(Exception):
+    """Texts could not be compared; says why."""
 
 
 def find_sources(setup: Setup, target: TaskData, wanted: Sequence[str] | None = None) -> Candidates:
@@ -63,53 +74,92 @@ def find_sources(setup: Setup, target: TaskData, wanted: Sequence[str] | None = 
         elif entry.task not in best or _order(setup, entry) > _order(setup, best[entry.task]):
             best[entry.task] = entry
     if wanted is not None:
-        if name in wanted:
-            raise SelectionError(f"target {name!r} is among its own sources; remove it from --sources")
-        for task in wanted:
-            if task not in best:
-                if task not in setup.catalogue.tasks:
-                    raise UnknownNameError("source", task, {**setup.catalogue.tasks, **best}, "see: adaptmtl zoo list")
-                raise SelectionError(
-                    f"source {task!r} has no adapter on backbone {setup.backbone.name!r} in the zoo; "
-                    f"train it: adaptmtl train-adapters --tasks {task}"
-                )
-        best = {task: best[task] for task in wanted}
-    kept, overlapping = [], []
-    far: list[str] = []
-    if wanted is None and len(best) > MOST_CHECKED:  # what follows takes a while for each
-        near = set(nearest_texts(setup, target, list(best.values()))[:MOST_CHECKED])
-        far = sorted(task for task, entry in best.items() if entry.key not in near)
-        best = {task: entry for task, entry in best.items() if entry.key in near}
+        _check_wanted(setup, name, wanted, best)
+        best, elsewhere = {task: best[task] for task in wanted}, {}
     excluded = [
         (task, f"its adapter is for another backbone ({entry.manifest().backbone.name})")
-        for task, entry in sorted(elsewhere.items()) if wanted is None and task not in (name, *best, *far)
+        for task, entry in sorted(elsewhere.items()) if task not in (name, *best)
     ]  # fmt: skip
-    if far:
-        looked_at = f"only the {MOST_CHECKED} adapters with the nearest texts are looked at"
-        excluded.append((f"{far[0]} and {len(far) - 1} more tasks", looked_at))
-    for task, entry in sorted(best.items()):
-        if task == name:
-            continue
+    best.pop(name, None)
+    order = sorted(best.values(), key=lambda entry: entry.task)
+    if wanted is None and len(order) > MOST_CHECKED:  # what follows takes a while for each
+        near = {key: place for place, key in enumerate(nearest_texts(setup, target, order))}
+        order.sort(key=lambda entry: near[entry.key])
+    kept: list[Entry] = []
+    overlapping: list[tuple[str, str]] = []
+    unchecked: list[tuple[str, str]] = []
+    looked_at = 0
+    for place, entry in enumerate(order):
+        if wanted is None and looked_at == MOST_CHECKED:
+            first, others = min(one.task for one in order[place:]), len(order) - place - 1
+            far = f"{first} and {others} more tasks" if others else first
+            excluded.append((far, f"only the {MOST_CHECKED} adapters with the nearest texts are looked at"))
+            break
         if reason := _other_layers(setup, entry) or _refused(setup, entry):
-            excluded.append((task, reason))
+            excluded.append((entry.task, reason))
             continue
-        leak = _leak(setup, target, entry)
+        looked_at += 1
+        try:
+            leak = _leak(setup, target, entry)
+        except _UncheckedError as error:
+            unchecked.append((entry.task, str(error)))
+            leak = None
         if leak and not setup.allow_overlap:
-            excluded.append((task, leak))
+            remedy = "" if wanted is None else "; leave it out, or use it all the same (--allow-overlap)"
+            excluded.append((entry.task, leak + remedy))
             continue
         kept.append(entry)
         if leak:
-            overlapping.append((task, leak))
+            overlapping.append((entry.task, leak))
     if wanted is not None and excluded:
         task, reason = excluded[0]
-        remedy = "; leave it out, or use it all the same (--allow-overlap)" if _leak(setup, target, best[task]) else ""
-        raise SelectionError(f"source {task!r} cannot be used for {name!r}: {reason}{remedy}")
-    return Candidates(tuple(kept), tuple(excluded), tuple(overlapping))
+        raise SelectionError(f"source {task!r} cannot be used for {name!r}: {reason}")
+    kept.sort(key=lambda entry: entry.task)
+    return Candidates(tuple(kept), *(tuple(sorted(part)) for part in (excluded, overlapping, unchecked)))
 
 
-def overlap_note(overlapping: Sequence[tuple[str, str]], used: Sequence[str]) -> str:
-    """Returns the end of a sentence that names the used sources with overlap; empty where there is none."""
-    return "".join(f"; {task} is used although {reason}" for task, reason in overlapping if task in used)
+def doubts_about(setup: Setup, target: TaskData, entries: Sequence[Entry]) -> dict[str, str]:
+    """Returns task -> why figures on the target may owe too much to its adapter; without those that nothing is said of.
+
+    Args:
+        setup: whose workspace keeps what was compared.
+        target: whose evaluation rows count.
+        entries: sources.
+    """
+    found: dict[str, str] = {}
+    for entry in entries:
+        try:
+            reason = _leak(setup, target, entry)
+        except _UncheckedError as error:
+            reason = str(error)
+        if reason:
+            found[entry.task] = reason
+    return found
+
+
+def doubts_in_words(doubtful: Sequence[tuple[str, str]], used: Sequence[str]) -> str:
+    """Returns the end of a sentence that names the used sources with overlap, or maybe so; empty without any."""
+    by_reason: dict[str, list[str]] = {}
+    for task, reason in doubtful:
+        if task in used:
+            by_reason.setdefault(reason, []).append(task)
+    return "".join(
+        f"; {', '.join(tasks)} {'are' if len(tasks) > 1 else 'is'} used although {reason}"
+        for reason, tasks in by_reason.items()
+    )
+
+
+def _check_wanted(setup: Setup, target: str, wanted: Sequence[str], best: Mapping[str, Entry]) -> None:
+    if target in wanted:
+        raise SelectionError(f"target {target!r} is among its own sources; remove it from --sources")
+    for task in wanted:
+        if task not in best:
+            if task not in setup.catalogue.tasks:
+                raise UnknownNameError("source", task, {**setup.catalogue.tasks, **best}, "see: adaptmtl zoo list")
+            raise SelectionError(
+                f"source {task!r} has no adapter on backbone {setup.backbone.name!r} in the zoo; "
+                f"train it: adaptmtl train-adapters --tasks {task}"
+            )
 
 
 def _order(setup: Setup, entry: Entry) -> tuple[bool, int, int, str]:
@@ -132,26 +182,26 @@ def _refused(setup: Setup, entry: Entry) -> str | None:
 
 
 def _leak(setup: Setup, target: TaskData, entry: Entry) -> str | None:
-    """Why figures on the target would be too good with this source, by declaration or by its texts."""
+    """Returns why figures on the target would be too good with this source, by declaration or by its texts.
+
+    Raises:
+        _UncheckedError: its texts cannot be had.
+    """
+    name = target.spec.name
     spec = setup.catalogue.tasks.get(entry.task)
     if spec is None:
-        setup.workspace.reporter.say(
-            f"{entry.task}: not a known task, overlap with {target.spec.name} not checked; "
-            "give its YAML file with --task-file"
+        raise _UncheckedError(
+            f"texts were not compared with those of {name}: no task of that name is known (--task-file)"
         )
-        return None
     if declared_overlap(spec, target.spec):
-        return f"it shares rows with {target.spec.name}"
+        return f"it shares rows with {name}"
     try:
         rows = setup.data(entry.task, entry.train_rows).train.rows
-    except (DataError, OfflineError) as error:
-        setup.workspace.reporter.say(
-            f"{entry.task}: rows not at hand, overlap with {target.spec.name} not checked ({error})"
-        )
-        return None
+    except (DataError, OfflineError):
+        raise _UncheckedError(f"texts were not compared with those of {name}: the rows are not at hand") from None
     share = _share(setup, rows, target)
     if share > MOST_OVERLAP:
-        return f"{share:.1%} of the evaluation rows of {target.spec.name} have a text that is in its training rows"
+        return f"{share:.1%} of the evaluation rows of {name} have a text that is in its training rows"
     return None
 
 

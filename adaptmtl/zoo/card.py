@@ -88,7 +88,7 @@ def _sources(manifest: Manifest) -> str:
         return ""
     lines = [f"| {_text(one.name)} | `{_code(one.key)}` | {_number(one.weight)} |" for one in manifest.sources]
     warnings = [
-        f"**The figures above are too good:** {_text(one.name)} was used although {_text(one.overlap)}."
+        f"**The figures above may be too good:** {_text(one.name)} was used although {_text(one.overlap)}."
         for one in manifest.sources if one.overlap
     ]  # fmt: skip
     table = "## Sources\n\n| adapter | key | weight |\n|---|---|---|\n" + "\n".join(lines)

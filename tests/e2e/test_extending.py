@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_package import entry_points, install
+from fake_package import build, install
 
 TEXT = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 EXAMPLE = TEXT.split("<!-- example: begin -->")[1].split("<!-- example: end -->")[0]
@@ -63,22 +63,24 @@ def blocks() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds the package as pip would install it."""
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "tasks").mkdir()
-    install(folder, "ordinal", entry_points(blocks()["toml"]))
-    (folder / "ordinal.py").write_text(blocks()["python"])
-    (folder / "tasks" / "stars.yaml").write_text(blocks()["yaml"])
+    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    tasks = source / "ordinal" / "tasks"
+    tasks.mkdir(parents=True)
+    (source / "pyproject.toml").write_text(blocks()["toml"])
+    (source / "ordinal" / "__init__.py").write_text(blocks()["python"])
+    (tasks / "stars.yaml").write_text(blocks()["yaml"])
     draw, names = random.Random(0), list(WORDS)
     rows = [(draw.choice(names), draw.choice(["film", "book", "song"]), number) for number in range(160)]
     lines = [f"the {noun} {number} is {WORDS[name]},{name}" for name, noun, number in rows]
-    (folder / "tasks" / "stars.csv").write_text("\n".join(["text,stars", *lines, ""]))
+    (tasks / "stars.csv").write_text("\n".join(["text,stars", *lines, ""]))
     lines = [line.replace(",one", ",no").replace(",two", ",no") for line in lines]
     lines = [line.replace(",three", ",yes").replace(",four", ",yes") for line in lines]
-    (folder / "tasks" / "opinion.csv").write_text("\n".join(["text,label", *lines, ""]))
-    (folder / "tasks" / "opinion.yaml").write_text(
+    (tasks / "opinion.csv").write_text("\n".join(["text,label", *lines, ""]))
+    (tasks / "opinion.yaml").write_text(
         "name: opinion\nkind: sequence_classification\n"
         "rows: [{type: file, train: opinion.csv, columns: {text: text, label: label}}]\n"
     )
+    build(source, folder)
     return folder
 
 
@@ -95,7 +97,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(package: Path, home: Path, tiny_backbone: str) -> dict:
-    ran = python(package, "-c", LOOP, str(home), tiny_backbone, str(package / "tasks" / "stars.csv"))
+    ran = python(package, "-c", LOOP, str(home), tiny_backbone, str(package / "ordinal" / "tasks" / "stars.csv"))
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)
 

@@ -8,14 +8,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from toy_tasks import toy_setup
+from toy_tasks import copied, toy_setup
 
 import adaptmtl.evaluation.check as module
 from adaptmtl.errors import AdaptMTLError, SelectionError, UnknownNameError
 from adaptmtl.evaluation.arms import arms, flops_per_token, random_sources, with_rows
 from adaptmtl.evaluation.check import DEFAULT_ARMS, check, make_plan
+from adaptmtl.fusion.bench import FusionBench
+from adaptmtl.selection.budget import Budget
 from adaptmtl.selection.halving import Trial
-from adaptmtl.selection.planner import Choice
+from adaptmtl.selection.planner import Choice, plan_sources
 from adaptmtl.statistics import holm, paired
 from adaptmtl.tasks.metrics import metrics
 from adaptmtl.training.multitask import Mixing
@@ -277,6 +279,28 @@ def test_what_the_arms_gained_goes_into_the_history(trained):
     found = {(row.sources, row.method, row.seed) for row in rows if not row.method.startswith("trial")}
     assert {(("mood",), how, seed) for how in ("start", "merge") for seed in (0, 1)} <= found
     assert all(row.metric == "accuracy" and 0 <= row.score <= 1 and 0 <= row.baseline <= 1 for row in rows)
+
+
+def test_what_owes_its_gain_to_shared_texts_is_no_part_of_the_history(trained, tmp_path):
+    setup = replace(copied(trained, tmp_path / "home"), allow_overlap=True)
+    history, spec = History(setup.workspace), setup.catalogue.tasks["mood"]
+    history.path.unlink(missing_ok=True)  # of other tests
+    leaking = setup.catalogue.tasks | {"mood": spec.model_copy(update={"overlaps": ("opinion",)})}
+    setup = replace(setup, catalogue=replace(setup.catalogue, tasks=leaking))
+    for source in ("mood", "colour"):
+        check(setup, "opinion", sources=[source], seeds=1, arms_wanted=["target_adapter", "best_source"])
+    plan_sources(setup, "opinion", FusionBench(setup, setup.data("opinion"), "merge"), budget=Budget(8, "trainings"))
+    rows = history.history(setup.backbone.hash).rows
+    assert {row.sources for row in rows if row.method in ("start", "merge")} == {("colour",)}
+    assert {row.method for row in rows} == {"start", "merge", "trial of merge"}
+    assert not any("mood" in row.sources for row in rows)
+
+
+def test_a_named_source_beyond_those_that_are_looked_at_is_one_of_all_sources(trained, monkeypatch):
+    monkeypatch.setattr("adaptmtl.transfer.sources.MOST_CHECKED", 1)
+    plans = [make_plan(trained, "opinion", [name], "merge", None)[0] for name in ("mood", "colour")]
+    assert all(plan.chosen[0] in plan.all_sources for plan in plans)
+    assert {len(plan.all_sources) for plan in plans} == {1, 2}
 
 
 def test_the_best_of_named_sources_is_the_best_predicted(trained, expected):

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 from tiny import write_tiny_backbone
-from toy_tasks import Spoken, copied, toy_setup, write_task
+from toy_tasks import copied, toy_setup, write_task
 
 import adaptmtl.fusion.fuse as module
 from adaptmtl.adapters.bundle import ADAPTER, HEAD
 from adaptmtl.adapters.methods import LoraMethod
 from adaptmtl.errors import AdapterError, SelectionError, UnknownNameError
+from adaptmtl.fusion.bench import FusionBench
 from adaptmtl.fusion.fuse import fuse
 from adaptmtl.selection.budget import Budget
 from adaptmtl.transfer.sources import find_sources
@@ -207,13 +208,16 @@ def test_measured_overlap_is_excluded_with_its_share(tmp_path, tiny_backbone):
 
 
 def test_a_source_whose_overlap_cannot_be_checked_is_told(setup):
-    spoken = Spoken()
     catalogue = replace(setup.catalogue, tasks={n: t for n, t in setup.catalogue.tasks.items() if n != "colour"})
-    told = replace(setup, catalogue=catalogue, workspace=replace(setup.workspace, reporter=spoken))
-    assert "colour" in [entry.task for entry in find_sources(told, told.data("opinion")).entries]
-    assert [
-        line for line in spoken.lines if line.startswith("colour: not a known task, overlap with opinion not checked")
-    ]
+    told = replace(setup, catalogue=catalogue)
+    found = find_sources(told, told.data("opinion"))
+    reason = "texts were not compared with those of opinion: no task of that name is known (--task-file)"
+    assert "colour" in [entry.task for entry in found.entries] and found.unchecked == (("colour", reason),)
+    made = fuse(told, "opinion", sources=["colour"])
+    assert made.summary.endswith(f"; colour is used although {reason}")
+    assert [one.overlap for one in made.entry.manifest().sources] == [reason]
+    card = (made.entry.path / "README.md").read_text()
+    assert "may be too good:**" in card and "was used although texts were not compared with" in card
 
 
 def test_a_damaged_source_is_one_clear_error(setup, runs):
@@ -222,6 +226,36 @@ def test_a_damaged_source_is_one_clear_error(setup, runs):
     with pytest.raises(AdapterError, match="was changed or truncated"):
         fuse(setup, "opinion", sources=["mood"])
     assert len(Zoo(setup.workspace).entries()) == 3
+
+
+def test_a_damaged_source_is_left_out_by_an_automatic_choice_with_the_reason(setup, tmp_path):
+    setup = copied(setup, tmp_path / "copy")
+    entry = Zoo(setup.workspace).find(task="mood")[0]
+    (entry.path / ADAPTER).write_bytes((entry.path / ADAPTER).read_bytes()[:200])
+    made = fuse(setup, "opinion", budget=Budget(0, "trainings"))
+    assert "mood" not in made.sources
+    (reason,) = [reason for task, reason in made.choice.table.excluded if task == "mood"]
+    assert "was changed or truncated" in reason
+
+
+@pytest.mark.parametrize("rows", [3, 6])
+def test_of_a_handful_of_rows_none_are_held_out(setup, rows):
+    made = fuse(setup, "opinion", rows=rows)
+    assert not made.choice.trial.trainings and "too few training rows to hold some out" in made.summary
+
+
+def test_where_all_adapters_are_left_out_the_error_says_why(setup):
+    other = replace(setup, recipe=replace(setup.recipe, lower_layers=1))
+    with pytest.raises(SelectionError, match=r"no source for 'opinion' .*: 3 left out, 3 because its adapter sits on"):
+        fuse(other, "opinion")
+
+
+def test_a_trial_of_joint_training_is_priced_with_its_sources_steps(setup):
+    entries = Zoo(setup.workspace).find(method="lora")
+    merge, joint = (FusionBench(setup, setup.data("opinion"), method) for method in ("merge", "joint"))
+    assert merge.price(entries) == joint.price([]) == 1.0
+    one, both = joint.price(entries[:1]), joint.price(entries[:2])
+    assert 1.5 < one < both < 6.0  # their own trainings were as long as the target's
 
 
 def test_fused_again_from_nothing_gives_the_same_bytes(setup, tmp_path):

@@ -13,6 +13,7 @@ from adaptmtl.selection.gains import (
     Seen,
     in_usual_sizes,
     past_of,
+    pooled,
     shipped_past,
     standardised,
     together,
@@ -175,10 +176,24 @@ def test_the_transfers_that_ship_are_of_several_targets_and_make_a_sensible_mode
         assert high.mean > low.mean, "a better probe was worse in the past"
 
 
+def test_what_two_pasts_have_measured_is_the_mean_over_the_seeds_of_both():
+    seen, other = Seen(("a",), 1.0), Seen(("a",), 2.0)
+    own = [Past("b", "t", "rows", seen, 0.5, seeds=1)]
+    shipped = [Past("b", "t", "rows", other, 0.1, seeds=3), Past("b", "t", "rows", Seen(("c",)), 0.3, seeds=2)]
+    assert pooled(own, shipped) == (Past("b", "t", "rows", seen, pytest.approx(0.2), seeds=4), shipped[1])
+    assert pooled((), shipped) == tuple(shipped) and pooled(own, ()) == tuple(own)
+
+
 def test_a_history_becomes_past_transfers_where_it_says_what_was_seen():
     seen = Seen((), 1.5, -0.5).to_json()
     known = [Transfer("b", "t", ("a", "c"), seed, score, 0.5, seen=seen) for seed, score in ((0, 0.6), (1, 0.7))]
-    rows = (*known, Transfer("b", "t", ("d",), 0, 0.9, 0.5), Transfer("b", "unknown", ("d",), 0, 0.9, 0.5, seen=seen))
+    elsewhere = replace(known[0], method="trial of joint", score=0.9)  # begins from no merge: what was read says little
+    rows = (
+        *known,
+        elsewhere,
+        Transfer("b", "t", ("d",), 0, 0.9, 0.5),
+        Transfer("b", "unknown", ("d",), 0, 0.9, 0.5, seen=seen),
+    )
     (one,) = past_of(Transfers(rows, {}), {"t": "tokens"})
-    assert one == Past("b", "t", "tokens", Seen(("a", "c"), 1.5, -0.5), pytest.approx(0.3))
+    assert one == Past("b", "t", "tokens", Seen(("a", "c"), 1.5, -0.5), pytest.approx(0.3), seeds=2)
     assert json.loads(seen) == {"probe": 1.5, "hscore": -0.5, "alike": 0.0}

@@ -30,7 +30,7 @@ def names(*sources):
 
 @pytest.mark.parametrize(("trainings", "candidates"), [(0, 0), (1, 0), (2, 1), (4, 1), (5, 2), (6, 2), (7, 3), (12, 6)])
 def test_as_many_candidates_as_leave_room_for_two_rounds(trainings, candidates):
-    assert most_candidates(trainings) == candidates
+    assert most_candidates(trainings, [1.0] * 20) == candidates
     assert candidates == 0 or candidates + 1 <= trainings
 
 
@@ -91,6 +91,24 @@ def test_a_bad_seed_of_the_target_alone_flatters_no_candidate():
     assert (best.sources, len(best.scores), best.dropped) == (("kept",), 4, False)
     assert (worst.sources, len(worst.scores), worst.dropped) == (("dropped",), 1, True)
     assert worst.gain.mean > best.gain.mean  # its one seed flatters it, and still it is not chosen
+
+
+def test_dear_candidates_are_paid_for():
+    """Each training from a source costs nine of the target alone: 10 a round and more with two of them."""
+    bench = Bench({(): 0.5, ("a",): 0.5, ("b",): 0.5, ("c",): 0.5})
+    price = {("a",): 9.0, ("b",): 9.0, ("c",): 50.0}
+    trial = successive_halving(names("a", "b", "c"), bench, accuracy, 28.0, price=price.__getitem__)
+    assert [one.sources for one in trial.tried] == [("a",)], "c is too dear, and a and b leave no room for two rounds"
+    assert trial.trainings == 4 and sum(price.get(one, 1.0) for one, _ in bench.asked) == 20
+    assert most_candidates(28.0, [9.0, 9.0]) == 1 and most_candidates(29.0, [9.0, 9.0]) == 2
+    assert not successive_halving(names("c"), bench, accuracy, 28.0, price=price.__getitem__).tried
+
+
+def test_models_that_agree_on_a_few_rows_are_not_shown_to_be_equal():
+    few, many = Bench({(): 0.5, ("a",): 0.5}, rows=10), Bench({(): 0.5, ("a",): 0.5}, rows=10_000)
+    hopes = {("a",): Gain(0.05, 0.05)}
+    little, much = (successive_halving(hopes, bench, accuracy, 2).tried[0].gain for bench in (few, many))
+    assert little.sd > 0.9 * 0.05 > much.sd and little.mean > 0.8 * 0.05 > much.mean
 
 
 def test_more_seeds_and_more_rows_make_surer():

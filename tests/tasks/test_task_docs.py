@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_package import entry_points, install
+from fake_package import build, install
 
 from adaptmtl.errors import AdaptMTLError
 from adaptmtl.tasks import catalogue as catalogue_module
@@ -48,15 +48,18 @@ def test_the_example_works_as_it_stands(tmp_path):
     example = TEXT.split("<!-- example: begin -->")[1].split("<!-- example: end -->")[0]
     toml, code = (block.split("```")[0] for block in (example.split("```toml\n")[1], example.split("```python\n")[1]))
     assert len(code.strip().splitlines()) <= 20
-    install(tmp_path, "my_tasks", entry_points(toml))
-    (tmp_path / "my_tasks.py").write_text(code)
-    (tmp_path / "tasks").mkdir()
+    source, site = tmp_path / "source", tmp_path / "site"
+    tasks = source / "my_tasks" / "tasks"
+    tasks.mkdir(parents=True)
+    (source / "pyproject.toml").write_text(toml)
+    (source / "my_tasks" / "__init__.py").write_text(code)
     rows = "text,label\n" + "".join(f"row number {i},{'ab'[i % 2]}\n" for i in range(20))
-    (tmp_path / "tasks" / "rows.csv").write_text(rows)
-    (tmp_path / "tasks" / "mine.yaml").write_text(
+    (tasks / "rows.csv").write_text(rows)
+    (tasks / "mine.yaml").write_text(
         "name: mine\nkind: sequence_classification\nmetric: hit_rate\n"
         "rows: [{type: file, train: rows.csv, columns: {text: text, label: label}}]\n"
     )
+    build(source, site)
     check = (
         "from adaptmtl.tasks.catalogue import load_catalogue\n"
         "from adaptmtl.tasks.load import load_rows\n"
@@ -69,7 +72,7 @@ def test_the_example_works_as_it_stands(tmp_path):
         "print(evaluate_predictions(found, held, rows.spec))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", check], capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path), "PATH": ""}
+        [sys.executable, "-c", check], capture_output=True, text=True, env={"PYTHONPATH": str(site), "PATH": ""}
     )
     assert done.returncode == 0, done.stderr
     assert "'hit_rate': 0.5" in done.stdout and "'accuracy': 0.5" in done.stdout

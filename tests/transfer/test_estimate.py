@@ -13,6 +13,7 @@ from adaptmtl.training.data import PreparedSplit
 from adaptmtl.transfer.estimate import DEFAULT_ESTIMATORS, estimate
 from adaptmtl.transfer.sources import find_sources
 from adaptmtl.zoo.build import train_adapters
+from adaptmtl.zoo.store import Zoo
 
 SOURCES = ("mood", "nouns")
 
@@ -41,6 +42,26 @@ def poisoned(setup, target):
     kept = replace(data, validation=Poisoned())
     kept.__dict__["fingerprint"] = {"train": data.fingerprint["train"], "validation": "poisoned"}
     return kept
+
+
+def test_a_source_that_is_read_later_is_dealt_as_the_first_was_though_a_last_bit_differs(trained, monkeypatch):
+    """Folds go by the baseline's bytes, which another device or other threads may round otherwise."""
+    mood, nouns = (Zoo(trained.workspace).find(task=task)[0] for task in SOURCES)
+    data = trained.data("size", 40)
+    estimate(trained, data, [mood], names=["probe"])
+    first = module.TargetSide(trained, data, [nouns], 0, 500).folds
+    real = module.target_features
+
+    def rounded(setup, split, source):
+        found = real(setup, split, source)
+        return found if source is not None else replace(found, x=np.nextafter(found.x, np.float32(9)))
+
+    monkeypatch.setattr(module, "target_features", rounded)
+    later = estimate(trained, data, [nouns], names=["probe"]).sources[0]
+    side = module.TargetSide(trained, data, [nouns], 0, 500)
+    assert not np.array_equal(module.make_folds(side.baseline, 0), first), "the bits make no difference here"
+    features = module.SourceSide(side, nouns).part("features")
+    assert np.array_equal(later.row_scores, module.probe_rows(features, 0, first).explained)
 
 
 @pytest.mark.parametrize("target", FIVE_KINDS)

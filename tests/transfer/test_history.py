@@ -68,6 +68,23 @@ def test_an_estimator_sees_nothing_of_tasks_that_share_texts_with_the_target(wor
     assert TargetSide._history(side).targets == ("cb",)
 
 
+def test_the_last_of_three_measurements_of_one_thing_counts_though_it_equals_the_first(workspace):
+    history = History(workspace)
+    for score in (0.6, 0.7, 0.6):
+        assert history.record([replace(ONE, score=score)]) == 1
+    assert history.record([replace(ONE, score=0.6)]) == 0
+    assert [row.score for row in history.history("hash").rows] == [0.6]
+
+
+def test_what_was_seen_is_not_lost_where_the_same_is_measured_without_reading(workspace):
+    history = History(workspace)
+    seen = replace(ONE, seen='{"probe": 1.0}')
+    assert history.record([seen]) == 1 and history.record([replace(seen, seen="")]) == 0
+    assert history.record([replace(seen, score=0.1, seen="")]) == 1
+    (row,) = history.history("hash").rows
+    assert (row.score, row.seen) == (0.1, seen.seen)
+
+
 def test_rows_cannot_be_changed_or_deleted(workspace):
     history = History(workspace)
     history.record([ONE])

@@ -3,12 +3,12 @@
 import json
 from dataclasses import replace
 
-from toy_tasks import Spoken, toy_setup, write_rows, write_task
+from toy_tasks import toy_setup, write_rows, write_task
 
 from adaptmtl.errors import SelectionError
 from adaptmtl.tasks.catalogue import load_catalogue
 from adaptmtl.transfer import sources
-from adaptmtl.transfer.sources import find_sources
+from adaptmtl.transfer.sources import doubts_in_words, find_sources
 from adaptmtl.zoo.build import train_adapters
 from adaptmtl.zoo.store import Zoo
 
@@ -33,10 +33,12 @@ def test_sources_come_by_name_and_wanted_ones_in_the_same_order(setup):
 
 def test_an_adapter_whose_rows_are_gone_is_a_source_with_a_word_about_it(setup, tmp_path):
     (tmp_path / "tasks" / "mood-train.jsonl").unlink()
-    spoken = Spoken()
-    told = replace(setup, workspace=replace(setup.workspace, home=tmp_path / "home", reporter=spoken), eval_rows=19)
-    assert [one.task for one in find_sources(told, told.data("opinion")).entries] == ["colour", "mood"]
-    assert any(line.startswith("mood: rows not at hand, overlap with opinion not checked") for line in spoken.lines)
+    told = replace(setup, workspace=replace(setup.workspace, home=tmp_path / "home"), eval_rows=19)
+    found = find_sources(told, told.data("opinion"))
+    assert [one.task for one in found.entries] == ["colour", "mood"]
+    assert found.unchecked == (("mood", "texts were not compared with those of opinion: the rows are not at hand"),)
+    assert doubts_in_words(found.unchecked, ["colour"]) == ""
+    assert doubts_in_words((("a", "so"), ("b", "so"), ("c", "not")), ["a", "b"]) == "; a, b are used although so"
 
 
 def test_only_the_rows_that_an_adapter_was_trained_on_count_as_overlap(tmp_path, tiny_backbone):
@@ -64,6 +66,21 @@ def test_of_very_many_adapters_the_nearest_are_looked_at(setup, monkeypatch):
     assert len(found.entries) == 1
     assert found.excluded[0][1] == "only the 1 adapters with the nearest texts are looked at"
     assert len(find_sources(setup, target, ["mood", "colour"]).entries) == 2, "those that are named are not left out"
+
+
+def test_adapters_that_cannot_be_used_take_no_place_of_those_that_are_looked_at(setup, monkeypatch):
+    train_adapters(replace(setup, recipe=replace(setup.recipe, lower_layers=1)), ["mood"])  # on other layers as well
+    for entry in Zoo(setup.workspace).find(task="mood"):
+        if entry.manifest().recipe["lower_layers"] != 1:
+            Zoo(setup.workspace).remove(entry.name)
+    monkeypatch.setattr(sources, "MOST_CHECKED", 1)
+    monkeypatch.setattr(sources, "nearest_texts", lambda _, __, entries: [e.key for e in entries if e.task == "mood"] +
+                        [e.key for e in entries if e.task != "mood"])  # fmt: skip
+    found = find_sources(setup, setup.data("opinion"))
+    assert [one.task for one in found.entries] == ["colour"]
+    assert [why[:28] for _, why in found.excluded] == ["its adapter sits on other la"]
+    with pytest.raises(SelectionError, match=r"sits on other layers \(.*\)$"):
+        find_sources(setup, setup.data("opinion"), ["mood"])
 
 
 def test_fused_adapters_are_no_sources(setup):

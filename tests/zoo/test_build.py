@@ -1,12 +1,14 @@
 """Adapters are trained once, saved whole, and say where they came from."""
 
+import json
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny import write_tiny_backbone
-from toy_tasks import FIVE_KINDS, RECIPE, Spoken, toy_setup
+from toy_tasks import FIVE_KINDS, RECIPE, Spoken, toy_setup, write_rows, write_task
 
 import adaptmtl.zoo.build as build
 from adaptmtl.adapters.bundle import ADAPTER, HEAD
@@ -61,6 +63,20 @@ def test_all_five_kinds_train_once_and_are_complete(setup, trainings):
         assert "git_commit" in provenance
         assert manifest.recipe["steps"] == RECIPE.steps and manifest.recipe["method"]["rank"] == 2
         assert set(entry.load().signature) == {"text_embedding", "update_norms"}
+
+
+def test_as_many_rows_as_the_manifest_says_are_those_that_were_trained_on(tmp_path, tiny_backbone):
+    """Questions without an answer have rows cut off that "no answer" is tuned on."""
+    (tmp_path / "tasks").mkdir()
+    write_task(tmp_path / "tasks", "where", n=700)
+    path, none = tmp_path / "tasks" / "where-train.jsonl", {"answers": {"text": [], "answer_start": []}}
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    write_rows(path, [row | none if number % 3 else row for number, row in enumerate(rows)])
+    setup = toy_setup(tmp_path / "tasks", tiny_backbone, tmp_path / "home", ())
+    (entry,) = train_adapters(setup, ["where"], rows=600)
+    assert setup.data("where", 600).tuning is not None and entry.train_rows == 600
+    again = setup.data("where", entry.train_rows).train.rows
+    assert again.fingerprint == entry.manifest().data.train_fingerprint and len(again) < 600
 
 
 def test_seeds_and_rows_are_other_adapters_and_equal_ones_have_equal_bytes(setup, tmp_path, tiny_backbone):
@@ -166,8 +182,6 @@ def test_what_is_said_names_metric_rows_and_the_adapter_that_is_there(tmp_path, 
 
 
 def test_the_toy_task_is_learned(tmp_path, tiny_backbone):
-    from dataclasses import replace
-
     setup = toy_setup(tmp_path / "tasks", tiny_backbone, tmp_path / "home", ["opinion"], replace(RECIPE, steps=80))
     (entry,) = train_adapters(setup, ["opinion"])
     assert entry.metrics["accuracy"]["value"] > 0.8
