@@ -13,6 +13,8 @@ from typing import Any
 
 from common import RESULTS, filled, machine_of
 
+from adaptmtl.evaluation.arms import arms
+
 ROOT = Path(__file__).resolve().parents[1]
 #: marker in a document -> (document, results file, where in it the check stands)
 TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
@@ -39,10 +41,10 @@ def check_table(check: dict[str, Any], file: str, document: str) -> str:
         difference = _bounds(arm["difference"], arm["difference_low"], arm["difference_high"], sign="+")
         spread = "" if arm["sd"] is None else f"{100 * arm['sd']:.1f}"
         rows.append(
-            f"| {arm['title']} | {score} | {spread} | {difference} | {arm['verdict'] or ''} | {arm['seconds']:.0f} "
+            f"| {arms[arm['name']].title} | {score} | {spread} | {difference} | {arm['verdict'] or ''} | {arm['seconds']:.0f} "
             f"| {arm['upstream_seconds']:.0f} | {arm['trained_parameters']:,} |"
         )
-    margins = [(arm["title"], *arm["beats_majority"]) for arm in check["arms"] if arm["beats_majority"]]
+    margins = [(arms[arm["name"]].title, *arm["beats_majority"]) for arm in check["arms"] if arm["beats_majority"]]
     above = ", ".join(title for title, low, _ in margins if low > 0)
     below = ", ".join(title for title, _, high in margins if high < 0)
     rows += [
@@ -53,7 +55,8 @@ def check_table(check: dict[str, Any], file: str, document: str) -> str:
         "",
         f"Measured on {machine_of(check)}. \"s per seed\": training on the target, and scoring all evaluation rows. "
         "\"s before\", once for all seeds: the adapters of the chosen sources and the trial that chose them, or the "
-        "multi-task encoder; adapters of sources that were not chosen, and reading them, are not in it. Intervals are "
+        "multi-task encoder; adapters of sources that were not chosen, and reading them, are not in it. \"weights\": "
+        "those that are trained. Intervals are "
         "for one comparison; \"fused is\" goes by p values adjusted over all arms. "
         f"Every figure is from [{file}]({'../' * document.count('/')}benchmarks/results/{file}).",
     ]  # fmt: skip

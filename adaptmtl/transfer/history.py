@@ -24,7 +24,7 @@ from adaptmtl.errors import DataError, StorageError
 from adaptmtl.training.setup import Setup
 from adaptmtl.workspace import Workspace
 
-VERSION = 3
+VERSION = 2
 #: Scores below this (a Matthews correlation near 0) are no measure of what a gain is relative to.
 LEAST_BASELINE = 0.1
 _BUSY_SECONDS = 30.0
@@ -33,8 +33,7 @@ _COLUMNS = (
     "created", "seen",
 )  # fmt: skip
 _SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS transfers (id INTEGER PRIMARY KEY, digest TEXT NOT NULL, {", ".join(_COLUMNS)});
-CREATE INDEX IF NOT EXISTS latest ON transfers (digest, id);
+CREATE TABLE IF NOT EXISTS transfers (id INTEGER PRIMARY KEY, digest TEXT UNIQUE NOT NULL, {", ".join(_COLUMNS)});
 CREATE TABLE IF NOT EXISTS embeddings (backbone TEXT, target TEXT, vector BLOB, PRIMARY KEY (backbone, target));
 CREATE TRIGGER IF NOT EXISTS keep_rows BEFORE DELETE ON transfers BEGIN SELECT RAISE(ABORT, 'append-only'); END;
 CREATE TRIGGER IF NOT EXISTS keep_values BEFORE UPDATE ON transfers BEGIN SELECT RAISE(ABORT, 'append-only'); END;
@@ -42,9 +41,12 @@ PRAGMA user_version = {VERSION};
 """
 
 
-#: What two measurements of one thing may differ in.
-_MEASURED = ("score", "baseline", "seen")
-_LATEST = f"SELECT {', '.join(_MEASURED)} FROM transfers WHERE digest = ? ORDER BY id DESC LIMIT 1"
+#: What two measurements of one thing share (:attr:`Transfer.identity`).
+_IDENTITY = ("backbone", "target", "sources", "seed", "metric", "rows", "method", "recipe")
+_LATEST = (
+    "SELECT id, score, baseline, seen FROM transfers "
+    f"WHERE {' AND '.join(f'{name} = ?' for name in _IDENTITY)} ORDER BY id DESC LIMIT 1"
+)
 
 
 @dataclass(frozen=True)
@@ -167,12 +169,14 @@ class History:
         added = 0
         with self._open(write=True) as store:
             store.execute("BEGIN IMMEDIATE")  # what is the latest stays so until the end
-            for identity, *values in rows:
-                latest = store.execute(_LATEST, (identity,)).fetchone()
-                score, baseline, seen = (values[_COLUMNS.index(name)] for name in _MEASURED)
-                if latest is None or latest[:2] != (score, baseline) or seen not in ("", latest[2]):
-                    store.execute(f"INSERT INTO transfers VALUES (NULL, {places})", (identity, *values))
-                    added += 1
+            for row in rows:
+                latest = store.execute(_LATEST, [row[name] for name in _IDENTITY]).fetchone()
+                if latest and latest[1:3] == (row["score"], row["baseline"]) and row["seen"] in ("", latest[3]):
+                    continue
+                facts = [row[name] for name in _COLUMNS if name not in ("seconds", "created")]
+                digest = hashlib.sha256(json.dumps([*facts, *(latest or ())[:1]]).encode()).hexdigest()
+                store.execute(f"INSERT INTO transfers VALUES (NULL, {places})", (digest, *row.values()))
+                added += 1
             store.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?)", vectors)
         return added
 
@@ -241,7 +245,8 @@ def _connect(path: Path, write: bool) -> sqlite3.Connection:
     return store
 
 
-def _checked(one: Transfer, now: str) -> tuple[Any, ...]:
+def _checked(one: Transfer, now: str) -> dict[str, Any]:
+    """Returns a row by its columns, in their order."""
     if not (math.isfinite(one.score) and math.isfinite(one.baseline)):
         raise DataError(f"transfer to {one.target!r} has score {one.score} and baseline {one.baseline}: give numbers")
     if not one.sources or one.target in one.sources:
@@ -251,6 +256,4 @@ def _checked(one: Transfer, now: str) -> tuple[Any, ...]:
         one.backbone, one.target, sources, int(one.seed), float(one.score), float(one.baseline), one.metric,
         int(one.rows), one.method, one.recipe, float(one.seconds), one.created or now, one.seen,
     )  # fmt: skip
-    free = (*_MEASURED, "seconds", "created")
-    identity = [value for name, value in zip(_COLUMNS, values, strict=True) if name not in free]
-    return hashlib.sha256(json.dumps(identity).encode()).hexdigest(), *values
+    return dict(zip(_COLUMNS, values, strict=True))
