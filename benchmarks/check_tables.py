@@ -41,8 +41,8 @@ def check_table(check: dict[str, Any], file: str, document: str) -> str:
         difference = _bounds(arm["difference"], arm["difference_low"], arm["difference_high"], sign="+")
         spread = "" if arm["sd"] is None else f"{100 * arm['sd']:.1f}"
         rows.append(
-            f"| {arms[arm['name']].title} | {score} | {spread} | {difference} | {arm['verdict'] or ''} | {arm['seconds']:.0f} "
-            f"| {arm['upstream_seconds']:.0f} | {arm['trained_parameters']:,} |"
+            f"| {arms[arm['name']].title} | {score} | {spread} | {difference} | {arm['verdict'] or ''} "
+            f"| {arm['seconds']:.0f} | {arm['upstream_seconds']:.0f} | {arm['trained_parameters']:,} |"
         )
     margins = [(arms[arm["name"]].title, *arm["beats_majority"]) for arm in check["arms"] if arm["beats_majority"]]
     above = ", ".join(title for title, low, _ in margins if low > 0)
