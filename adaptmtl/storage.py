@@ -142,7 +142,7 @@ def _writing(path: Path) -> Iterator[None]:
 def _sweep(folder: Path) -> None:
     """Removes what runs that were killed more than a day ago left unfinished."""
     for path in folder.glob(f"{PARTIAL}*"):
-        with suppress(FileNotFoundError):  # another process may be sweeping too
+        with suppress(OSError):  # another process may be sweeping too, or it is another person's
             if time.time() - path.stat().st_mtime > _PARTIAL_SECONDS:
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 

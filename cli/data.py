@@ -97,9 +97,14 @@ class OwnData(Data):
             if wrong:
                 raise AdaptMTLError(f"{wrong[0]} goes with --data: name the file of your rows, or leave it out")
             return None
-        from adaptmtl.tasks.infer import infer_task
-        from adaptmtl.tasks.own import remember
+        from adaptmtl.tasks.infer import infer_task, task_name
+        from adaptmtl.tasks.own import kept_task, remember
 
+        workspace, name = self.workspace(), self.task_name or task_name(self.data)
+        given = {flag: value for flag, value in self._overrides().items() if flag != "--task-name"}
+        if not any(given.values()) and (held := kept_task(workspace, name, self.data)) is not None:
+            workspace.reporter.say(f"{name}: the task kept of {self.data.name}, see: adaptmtl tasks show {name}")
+            return held
         guess = infer_task(
             self.data,
             validation=self.validation,
@@ -108,11 +113,10 @@ class OwnData(Data):
             text_columns=names(self.text_columns),
             label_column=self.label_column,
         )
-        workspace = self.workspace()
         for line in guess.lines():
             workspace.reporter.say(line)
-        if self.keep:
-            remember(workspace, guess.spec)
+        if self.keep and remember(workspace, guess.spec) is not None:
+            workspace.reporter.say(f"  this replaces the task {guess.spec.name} that was kept of the file before")
         return guess.spec
 
     def _overrides(self) -> dict[str, Any]:

@@ -87,6 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has gone, as in "| head"; nothing is left to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        place = f": {error.filename}" if error.filename else ""
+        remedy = "check that path, its owner and the disk; ADAPTMTL_HOME says where everything is kept"
+        return _fail(f"{error.strerror or error}{place}; {remedy}")
     except Exception as error:
         if not hasattr(error, "format_message"):  # not one of typer's own: a bug, whose traceback is wanted
             raise

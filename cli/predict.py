@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adaptmtl.cli import render
 from adaptmtl.cli.options import General, with_options
+from adaptmtl.errors import AdaptMTLError
+
+if TYPE_CHECKING:
+    from adaptmtl.tasks.columns import Expression
 
 EXAMPLES = """
 adaptmtl predict --adapter trec "How far is the moon?" "Who wrote Emma?"
@@ -40,8 +44,8 @@ def predict(
         str | None,
         typer.Option(
             "--file",
-            help="Rows with the task's columns (text, text_pair, choices, tokens, question, context): "
-            "csv, tsv, jsonl, json or parquet; - for stdin.",
+            help="Rows with the task's columns (text, text_pair, choices, tokens, question, context), or those of the "
+            "file that it was trained on: csv, tsv, jsonl, json or parquet; - for stdin.",
             metavar="PATH",
         ),
     ] = None,
@@ -58,18 +62,29 @@ def predict(
     from adaptmtl.evaluation.predict import load_predictor
 
     predictor = load_predictor(adapter, general.workspace(), backbone=backbone)
-    kind = predictor.spec.kind
+    kind, columns = predictor.spec.kind, predictor.columns
+    if texts == ["-"]:
+        file, texts = "-", None
     if file is not None:
-        rows = rows_from_file(file, kind, texts)
-    elif texts == ["-"]:
-        rows = rows_from_file("-", kind)
+        if pairs or choices:
+            raise AdaptMTLError("--pair and --choice go with TEXT: put second texts and choices into the rows")
+        rows = rows_from_file(file, kind, texts, columns, _own_columns(general, predictor.spec.name))
     else:
-        rows = rows_from_arguments(kind, texts or [], pairs or [], choices or [])
+        rows = rows_from_arguments(kind, texts or [], pairs or [], choices or [], columns)
     predictions = predictor.predict(rows, best=best)
     if general.json:
         render.print_json(predictions)
     else:
         _print(rows, predictions)
+
+
+def _own_columns(general: General, task: str) -> dict[str, Expression]:
+    """Returns how the file of a task that was added to the workspace is read; empty for other tasks."""
+    from adaptmtl.tasks.columns import parse_columns
+    from adaptmtl.tasks.own import known_tasks
+
+    known = known_tasks(general.workspace()).tasks.get(task)
+    return next((parse_columns(one.columns) for one in known.rows if one.type == "file"), {}) if known else {}
 
 
 def _print(rows: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]) -> None:

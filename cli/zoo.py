@@ -72,16 +72,17 @@ def show_adapter(general: General, name: Name) -> None:
 
 @app.command("remove", cls=Command, epilog="adaptmtl zoo remove boolq-fused", short_help="Delete an adapter.")
 @with_options
-def remove_adapter(general: General, name: Name) -> None:
+def remove_adapter(
+    general: General, name: Annotated[str, typer.Argument(help="Name, alias or key, in full.", metavar="NAME")]
+) -> None:
     """Delete an adapter and its aliases from this machine."""
     from adaptmtl.zoo.store import Zoo
 
-    zoo = Zoo(general.workspace())
-    zoo.remove(name)
+    gone = Zoo(general.workspace()).remove(name)
     if general.json:
-        render.print_json({"removed": name})
+        render.print_json({"removed": gone.name or gone.key, "key": gone.key})
     else:
-        render.console().print(f"removed {name}")
+        render.console().print(f"removed {' '.join(filter(None, (gone.name, f'({gone.key})')))}")
 
 
 def _facts(manifest: Manifest) -> dict[str, object]:

@@ -40,8 +40,8 @@ class Predictor:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of the rows to predict on; an optional one ends with "?"."""
-        return self.spec.kind.inputs
+        """Columns of rows to predict on: those it was trained on; where that is not known, "?" ends an optional one."""
+        return self.bundle.manifest.task.inputs or self.spec.kind.inputs
 
     def predict(self, rows: Sequence[Mapping[str, Any]], *, best: int = 1) -> list[dict[str, Any]]:
         """Predicts on rows.
@@ -85,7 +85,8 @@ class Predictor:
                 continue
             if value is None:
                 raise DataError(
-                    f"row {number}: column {name!r} is missing; a {self.spec.kind} row has {', '.join(self.columns)}"
+                    f"row {number}: column {name!r} is missing; {self.bundle.manifest.name} reads "
+                    f"{', '.join(self.columns)}"
                 )
             listed = name in self.spec.kind.lists
             texts = value if listed else [value]

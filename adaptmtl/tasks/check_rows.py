@@ -31,12 +31,14 @@ class Where:
         split: "train" or "validation".
         columns: normalised column -> expression.
         file: that the rows were read from, where they come from a file.
+        by_place: whether a number may be a label's place among the names; not where the names were read off the rows.
     """
 
     task: str
     split: str
     columns: Mapping[str, Expression]
     file: str | None = None
+    by_place: bool = True
 
     def error(self, number: int | None, column: str, problem: str, remedy: str) -> DataError:
         """Returns an error that names task, split, row (counted from 1), column, value and remedy."""
@@ -153,12 +155,19 @@ def infer_label_names(rows: Sequence[Row], where: Where, kind: Kind) -> tuple[st
     if len(counts) > max(20, len(rows) // 2):
         problem = f"{len(counts)} different values in {len(rows)} rows"
         raise where.error(None, column, problem, "this is no class label: choose another column, or kind: regression")
-    if "-1" in counts:
+    if "-1" in counts and not _is_balance(counts):
         raise where.error(None, column, f"{counts['-1']} rows hold -1", _UNLABELLED)
     ordered = sorted(counts, key=int) if whole else sorted(counts)
     if kind.form == "tags" and "O" in counts:
         ordered = ["O", *(name for name in ordered if name != "O")]
     return tuple(ordered)
+
+
+def _is_balance(counts: Counter[str]) -> bool:
+    """Whether -1 is a label, as in -1, 0, 1, rather than the mark of a row without one."""
+    wholes = {int(name) for name in counts if is_whole(name)}
+    mirrored = len(wholes) == len(counts) and all(-number in wholes for number in wholes)
+    return mirrored and counts["-1"] >= 0.05 * counts.total()
 
 
 def read_text(value: Any, number: int, column: str, where: Where) -> str:
@@ -176,7 +185,9 @@ def read_text(value: Any, number: int, column: str, where: Where) -> str:
 
 
 def read_label(value: Any, names: tuple[str, ...], number: int, column: str, where: Where) -> int:
-    """Returns the place of a label among ``names``; the label is one of them, or a place from 0.
+    """Returns the place of a label among ``names``; the label is one of them, or where that may be a place from 0.
+
+    A number is no place where the names are numbers themselves.
 
     Raises:
         DataError: it is missing, or none of them.
@@ -188,9 +199,12 @@ def read_label(value: Any, names: tuple[str, ...], number: int, column: str, whe
     text = _label_text(value)
     if text in names:
         return names.index(text)
-    if isinstance(value, bool) and len(names) == 2:
+    truths = where.by_place or {name.lower() for name in names} == {"false", "true"}
+    if isinstance(value, bool) and len(names) == 2 and truths:
         return int(value)
-    if not is_whole(text):
+    if not is_whole(text) or not where.by_place or all(map(is_whole, names)):
+        if text == "-1":
+            raise where.error(number, column, "label -1", _UNLABELLED)
         known = f"known labels: {', '.join(names[:12])}{' ...' if len(names) > 12 else ''}"
         raise where.error(number, column, f"unknown label {shown(value)}{suggest(text, names)}", known)
     index = int(text)
@@ -204,16 +218,19 @@ def read_label(value: Any, names: tuple[str, ...], number: int, column: str, whe
 def _renamer(
     where: Where, column: str, names: tuple[str, ...] | None, class_names: Mapping[str, tuple[str, ...]]
 ) -> Callable[[Any], Any] | None:
-    """Turns the source's integer labels into names where both sides use the same names in another order."""
+    """Turns the source's integer labels into names, where they are not the places of the task's names or may not be.
+
+    Those that the source has, and maybe more, or in another order.
+    """
     plain = where.columns[column].plain if column in where.columns else None
     seen = class_names.get(plain or "")
-    if not names or not seen or seen == names:
+    if not names or not seen or (seen == names and not any(map(is_whole, names))):
         return None
-    if len(seen) != len(names):
+    if not set(seen) <= set(names) and where.by_place and len(seen) != len(names):
         problem = f"the data has {len(seen)} classes ({', '.join(seen[:5])} ...), the task {len(names)}"
         raise where.error(None, column, problem, "give the task the data's label_names")
-    if set(seen) != set(names):
-        return None
+    if not set(seen) <= set(names) and where.by_place:
+        return None  # the task has names of its own for the same places
     return lambda value: [_named(tag, seen) for tag in value] if isinstance(value, list) else _named(value, seen)
 
 

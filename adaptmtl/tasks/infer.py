@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from adaptmtl.errors import DataError, suggest
 from adaptmtl.tasks.column_facts import Table
-from adaptmtl.tasks.infer_kinds import SAID, Found, Wanted
+from adaptmtl.tasks.infer_kinds import SAID, Found, Wanted, is_usual
 from adaptmtl.tasks.kind import Kind, kinds
 from adaptmtl.tasks.sources.local import read_file
 from adaptmtl.tasks.spec import NAME, FileRows, TaskSpec
@@ -92,7 +92,7 @@ def infer_task(
     if name is not None and not re.fullmatch(NAME, name):
         raise DataError(f"task name {name!r}: give one of a to z, 0 to 9, _ and -, such as {task_name(Path(name))!r}")
     table = Table.of(read_file(data))
-    _check_header(table, data)
+    _check_header(table, data, {*text_columns, label_column})
     for column in (*text_columns, *((label_column,) if label_column else ())):
         if column not in table.columns:
             known = ", ".join(table.columns)
@@ -143,21 +143,26 @@ def _labels(table: Table, kind: Kind, found: Found) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _check_header(table: Table, data: Path) -> None:
-    """A file without names has its first row where the names should be."""
+def _check_header(table: Table, data: Path, named: Collection[str | None]) -> None:
+    """A file without names has its first row where the names should be; names that a person gave are names."""
     names: list[Any] = list(table.columns)
     blank = [i for i, name in enumerate(names, 1) if not str(name).strip()]
     if blank:
         raise DataError(f"{data} row 0 (line 1), column {blank[0]}: the column has no name; give every column one")
     if data.suffix.lower() not in (".csv", ".tsv"):
         return
-    for position, (name, column) in enumerate(table.columns.items(), 1):
-        number = _is_number(name)
-        if number or len(name.split()) > 6 or (len(column.counts) < 20 and name in column.counts):
-            raise DataError(
-                f"{data} row 0 (line 1), column {position}: {name[:40]!r} looks like a value, not like a name; "
-                "put a line of column names first"
-            )
+    if any(name in named for name in table.columns):
+        return
+    like_values = [
+        (position, name) for position, (name, column) in enumerate(table.columns.items(), 1)
+        if _is_number(name) or len(name.split()) > 6 or (len(column.counts) < 20 and name in column.counts)
+    ]  # fmt: skip
+    if 2 * len(like_values) > len(table.columns) or (like_values and not any(map(is_usual, table.columns.values()))):
+        position, name = like_values[0]
+        raise DataError(
+            f"{data} row 0 (line 1), column {position}: {name[:40]!r} looks like a value, not like a name; "
+            "put a line of column names first, or name the columns with --text-columns and --label-column"
+        )
 
 
 def _is_number(text: str) -> bool:

@@ -12,9 +12,10 @@ SAID = (1.0, "as you said")
 _LABELS = ("label", "labels", "target", "class", "category", "sentiment", "intent", "answer", "score", "similarity",
            "rating", "stars", "gold", "gold_label", "answerkey", "y", "tag", "emotion", "topic", "stance",
            "type")  # fmt: skip
+_CLASSES = ("class", "category", "intent", "topic", "emotion", "stance", "type")
 _SCALES = ("score", "similarity", "rating", "relatedness", "relatedness_score", "similarity_score", "value")
 _FIRST = ("premise", "question", "question1", "query", "text", "sentence", "sentence1", "sentence_a", "text1", "review",
-          "content", "body", "tweet", "comment", "utterance", "title", "headline", "input")  # fmt: skip
+          "content", "body", "tweet", "comment", "utterance", "message", "title", "headline", "input")  # fmt: skip
 _SECOND = ("sentence2", "sentence_b", "hypothesis", "passage", "context", "question2", "text2", "text_pair", "document",
            "answer", "response", "sentence", "paragraph")  # fmt: skip
 _IDS = ("id", "idx", "index", "uid", "guid", "key", "url", "date", "timestamp", "qid", "pairid", "split")
@@ -66,12 +67,14 @@ def question_answering(table: Table, wanted: Wanted, forced: bool) -> Found | st
     else:
         texts = [(row.get(answers.name), row.get(context.name)) for row in table.rows]
         given = [(a, c) for a, c in texts if isinstance(a, str) and a and isinstance(c, str)]
-        inside = sum(a in c for a, c in given) / len(given) if given else 0.0
-        if inside < 0.9 and not forced:
+        inside = sum(_stands_in(a, c) for a, c in given) / len(given) if given else 0.0
+        start = table.named("answer_start", "start", "answer_offset")
+        starts = start is not None and start.numbers is not None
+        labels = len(given) >= 50 and len(answers.counts) <= FEW_CLASSES  # few answers that come again and again
+        if not forced and (inside < 0.9 or (labels and not starts)):
             return None
         confidence, why = inside, f"{inside:.0%} of the answers stand in the context"
-        start = table.named("answer_start", "start", "answer_offset")
-        if start is not None and start.numbers is not None:
+        if start is not None and starts:
             columns["answers"] = [answers.name, start.name]
     sure = (confidence, why)
     texts_said = SAID if wanted.texts else (0.95, "by their names")
@@ -178,7 +181,8 @@ def regression(table: Table, wanted: Wanted, forced: bool) -> Found | str | None
     texts = _texts(table, wanted, label)
     if not texts:
         return "no column holds a text"
-    sure = (0.95, "the labels are fractions") if not whole else (0.7, f"{len(label.counts)} different whole numbers")
+    scale_like = f"{len(label.counts)} different whole numbers; if they are classes: --kind sequence_classification"
+    sure = (0.95, "the labels are fractions") if not whole else (0.6, scale_like)
     parts = (
         *_text_parts(texts, wanted),
         (f"label: {label.name}, {min(label.numbers):g} to {max(label.numbers):g}", *_label_sure(label, wanted)),
@@ -208,12 +212,29 @@ def sequence_classification(table: Table, wanted: Wanted, forced: bool) -> Found
     return Found({**_text_columns(texts), "label": label.name}, label.name, sure, parts)
 
 
+def _stands_in(answer: str, context: str) -> bool:
+    """Whether an answer stands in a context, and not only as a part of longer words or numbers."""
+    place = context.find(answer)
+    while place >= 0:
+        ends = ((context[place - 1 : place], answer[0]), (answer[-1], context[place + len(answer) :][:1]))
+        if not any(len(pair := a + b) == 2 and pair.isascii() and pair.isalnum() for a, b in ends):
+            return True
+        place = context.find(answer, place + 1)
+    return False
+
+
 def _given(table: Table, names: tuple[str, ...], place: int) -> Column | None:
     return table.columns[names[place]] if len(names) > place else None
 
 
 def _names(columns: Any) -> list[str]:
     return [columns] if isinstance(columns, str) else list(columns)
+
+
+def is_usual(column: Column) -> bool:
+    """Whether a column is called as columns usually are."""
+    usual = (*_LABELS, *_FIRST, *_SECOND, *_IDS, *_TOKENS, *_TAGS, *_ANSWERS, *_CHOICE_LISTS, *_SEVERAL)
+    return column.key in usual or bool(_CHOICE.match(column.key))
 
 
 def _is_id(column: Column) -> bool:
@@ -225,15 +246,20 @@ def _label_of(table: Table, wanted: Wanted) -> Column | None:
         return table.columns[wanted.label]
     if (named := table.named(*_LABELS)) is not None and named.name not in wanted.texts and _repeats(named):
         return named
-    others = [c for c in table.columns.values() if c.name not in wanted.texts and not _is_id(c) and _repeats(c)]
+    others = [
+        c for c in table.columns.values()
+        if c.name not in wanted.texts and not _is_id(c) and _repeats(c) and len(c.counts) > 1
+    ]  # fmt: skip
     return min(others, key=lambda column: (len(column.counts), column.words), default=None)
 
 
 def _is_coded(column: Column) -> bool:
-    """Whether the numbers are those of classes: every one from 0 on occurs, and again and again."""
-    n = len(column.counts)
-    every = {str(i) for i in range(n)} == set(column.counts)
-    return every and column.key not in _SCALES and n <= MOST_CLASSES and len(column.present) >= 3 * n
+    """Whether the numbers are those of classes: again and again, every one from 0 or 1 on, or called so."""
+    seen = set(column.numbers or ())
+    n, first = len(seen), min(seen, default=-1.0)
+    every = first in (0, 1) and seen == {first + place for place in range(n)}
+    called = (every and column.key not in _SCALES) or column.key in _CLASSES
+    return called and n <= MOST_CLASSES and len(column.present) >= 3 * n
 
 
 def _repeats(column: Column) -> bool:

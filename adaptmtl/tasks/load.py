@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from adaptmtl.errors import DataError, UnknownNameError
@@ -108,7 +109,11 @@ def _normalised(spec: TaskSpec, raw: RawRows, expressions: dict[str, Expression]
     if names is None and spec.kind.named_labels:
         column = expressions[spec.kind.answer].plain
         held = raw.class_names.get(column) if column else None
-        names = held or infer_label_names(raw.train, places["train"], spec.kind)
+        if held is None:
+            names = infer_label_names(raw.train, places["train"], spec.kind)
+            places = {split: replace(where, by_place=False) for split, where in places.items()}
+        else:
+            names = held
         spec = spec.model_copy(update={"label_names": names})
     train, notes = normalise(raw.train, spec, names, places["train"], raw.class_names)
     if raw.validation is None:
@@ -118,10 +123,18 @@ def _normalised(spec: TaskSpec, raw: RawRows, expressions: dict[str, Expression]
             few = f"{len(train) + len(validation)} rows are too few to cut validation rows from"
             raise places["train"].error(None, next(iter(expressions)), few, "name a validation file")
     else:
-        validation, more = normalise(raw.validation, spec, names, places["validation"], raw.class_names)
-        notes += more
+        own = raw.class_names if raw.validation_class_names is None else raw.validation_class_names
+        validation, more = normalise(raw.validation, spec, names, places["validation"], own)
+        notes += more + _shared_texts(spec, train, validation)
     notes += _check_labels(spec, train, validation, places["train"])
     return TaskRows(spec, Split(tuple(train)), Split(tuple(validation)), raw.origin, (*raw.notes, *notes))
+
+
+def _shared_texts(spec: TaskSpec, train: list[Row], validation: list[Row]) -> list[str]:
+    """Notes validation rows whose text is a training row's: figures on those tell what was learned by heart."""
+    known = set(text_groups(train, spec))
+    again = sum(group in known for group in text_groups(validation, spec))
+    return [f"{again} of {len(validation)} validation rows have a text that stands in train"] if again else []
 
 
 def _check_labels(spec: TaskSpec, train: list[Row], validation: list[Row], where: Where) -> list[str]:

@@ -54,25 +54,41 @@ def add_tasks(workspace: Workspace, source: Path, *, replace: bool = False) -> t
     return tuple(found)
 
 
-def remember(workspace: Workspace, task: TaskSpec) -> bool:
+def kept_task(workspace: Workspace, name: str, file: Path) -> TaskSpec | None:
+    """Returns the task of a name that is kept in the workspace, if it reads its training rows from a file."""
+    held = known_tasks(workspace).tasks.get(name) if name in own_names(workspace) else None
+    return held if held is not None and _files(held) == [str(file.expanduser().resolve())] else None
+
+
+def remember(workspace: Workspace, task: TaskSpec) -> TaskSpec | None:
     """Keeps a task that was made from a file; one that was made from the same file before is replaced.
 
     Returns:
-        Whether anything changed.
+        The task that was replaced, if one was and it was another.
 
     Raises:
-        AdaptMTLError: another task has that name.
+        AdaptMTLError: another task has that name, or one that a person wrote.
     """
     held = known_tasks(workspace).tasks.get(task.name)
     if held == task:
-        return False
+        return None
     if held is not None and (task.name not in own_names(workspace) or _files(held) != _files(task)):
         raise AdaptMTLError(
             f"there is already a task {task.name!r} ({held.description or held.kind}); choose another name with "
             "--task-name"
         )
+    if held is not None and _facts_of_a_guess(held) != _facts_of_a_guess(task):
+        raise AdaptMTLError(
+            f"task {task.name!r} of this file says more than a guess knows (adaptmtl tasks show {task.name}); "
+            "leave out the options that would change it, or choose another name with --task-name"
+        )
     _write(workspace, task)
-    return True
+    return held
+
+
+def _facts_of_a_guess(task: TaskSpec) -> dict[str, Any]:
+    """What is the same of all tasks made from one file; a person's own task says more, or something else."""
+    return task.model_dump(exclude={"kind", "rows"}) | {"sources": len(task.rows)}
 
 
 def remove_task(workspace: Workspace, name: str) -> None:

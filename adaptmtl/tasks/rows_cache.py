@@ -118,6 +118,6 @@ def _held(path: Path, spec: TaskSpec) -> TaskRows | None:
 
 
 def _remove_old(folder: Path) -> None:
-    with suppress(FileNotFoundError):  # another process may be removing too
+    with suppress(OSError):  # another process may be removing too, or it is another person's
         for path in sorted(folder.glob("*.json"), key=lambda one: one.stat().st_mtime_ns)[:-MOST_KEPT]:
             path.unlink()

@@ -157,6 +157,6 @@ def _start(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _sweep(folder: Path) -> None:
     """Removes checkpoints that nobody came back for."""
     for path in folder.glob("*.safetensors"):
-        with suppress(FileNotFoundError):  # another process may be sweeping too
+        with suppress(OSError):  # another process may be sweeping too, or it is another person's
             if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                 path.unlink()

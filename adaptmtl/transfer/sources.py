@@ -202,6 +202,10 @@ def _leak(setup: Setup, target: TaskData, entry: Entry) -> str | None:
     share = _share(setup, rows, target)
     if share > MOST_OVERLAP:
         return f"{share:.1%} of the evaluation rows of {name} have a text that is in its training rows"
+    if rows.fingerprint != entry.manifest().data.train_fingerprint:
+        raise _UncheckedError(
+            f"texts were not compared with those of {name}: the rows of that name here are not those it was trained on"
+        )
     return None
 
 

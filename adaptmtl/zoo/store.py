@@ -139,18 +139,28 @@ class Zoo:
                 found[path.name] = key
         return found
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str) -> Entry:
         """Deletes an adapter and its aliases; also one whose folder is damaged.
+
+        Args:
+            name: the whole name or key, or an alias; the beginning of one is not enough.
+
+        Returns:
+            What was deleted.
 
         Raises:
             UnknownNameError: no adapter is called so.
         """
-        entry = self._resolve(name)
-        for alias, key in self.aliases().items():
-            if key == entry.key:
-                (self.names / alias).unlink(missing_ok=True)
-        with _set_aside(entry.path) as trash:
-            shutil.rmtree(trash)
+        entry = self._resolve(name, whole=True)
+        aliases = [alias for alias, key in self.aliases().items() if key == entry.key]
+        if entry.path.is_symlink():
+            entry.path.unlink()
+        else:
+            with _set_aside(entry.path) as trash:
+                shutil.rmtree(trash)
+        for alias in aliases:
+            (self.names / alias).unlink(missing_ok=True)
+        return entry
 
     def _publish(self, key: str, fill: Callable[[Path], None]) -> Entry:
         final = self.adapters / key
@@ -162,7 +172,7 @@ class Zoo:
                 (folder / CARD).write_text(render_card(read_manifest(folder)), encoding="utf-8")
         return read_entry(final)
 
-    def _resolve(self, name: str) -> Entry:
+    def _resolve(self, name: str, *, whole: bool = False) -> Entry:
         if _KEY.fullmatch(name) and (self.adapters / name).is_dir():  # the common case needs no listing
             return read_entry(self.adapters / name)
         entries = self._index.entries()
@@ -172,7 +182,8 @@ class Zoo:
         calls = [(alias, entries[key]) for alias, key in aliases.items() if key in entries]
         calls += [(call, one) for one in entries.values() for call in (one.name, one.key)]
         exact = {one.key: one for call, one in calls if call == name}
-        found = exact or {one.key: one for call, one in calls if name and call.startswith(name)}
+        begins = {one.key: one for call, one in calls if name and call.startswith(name) and not whole}
+        found = exact or begins
         if not found:
             remedy = "'adaptmtl zoo list' shows all" if entries else "the zoo is empty"
             raise UnknownNameError("adapter", name, {call for call, _ in calls}, remedy)

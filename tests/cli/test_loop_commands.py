@@ -172,8 +172,11 @@ def test_an_adapter_can_be_removed(capsys, place, training, trained):
     run(capsys, "train-adapters", "--tasks", "mood", "--seeds", 2, "--quiet", *training)
     listed = json.loads(run(capsys, "zoo", "list", "--task", "mood", "--json", *general(place))[0])["adapters"]
     assert {one["seed"] for one in listed} == {0, 1}
-    name = next(one["name"] for one in listed if one["seed"] == 1)
-    assert run(capsys, "zoo", "remove", name, *general(place))[0] == f"removed {name}\n"
+    name, key = next((one["name"], one["key"]) for one in listed if one["seed"] == 1)
+    capsys.readouterr()
+    assert main(["zoo", "remove", name[:-1], *general(place)]) == 2, "the beginning of a name is not enough"
+    assert f"did you mean {name}" in capsys.readouterr().err
+    assert run(capsys, "zoo", "remove", name, *general(place))[0] == f"removed {name} ({key})\n"
     capsys.readouterr()
     assert main(["zoo", "show", name, *general(place)]) == 2
     assert "unknown adapter" in capsys.readouterr().err

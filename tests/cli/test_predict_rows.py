@@ -1,11 +1,13 @@
 """Rows to predict, from arguments, lines and files, for every kind."""
 
 import io
+import json
 
 import pytest
 
 from adaptmtl.cli.predict_rows import checked, rows_from_arguments, rows_from_file, rows_from_lines
 from adaptmtl.errors import AdaptMTLError, DataError
+from adaptmtl.tasks.columns import parse_columns
 from adaptmtl.tasks.kind import kinds
 
 CLASSES, CHOICE, TAGS, QA = (
@@ -64,7 +66,7 @@ def test_lines_are_texts_pairs_or_json():
         ("\n \n", CLASSES, "no rows"),
         ("a\n{broken", CLASSES, "line 2: not JSON"),
         ("a\tb", TAGS, "line 1: holds a tab"),
-        ("who?", QA, "line 1: no context; a question_answering task reads question, context; columns seen: question"),
+        ("who?", QA, "line 1: no context; the adapter reads question, context; columns seen: question"),
     ],
 )
 def test_lines_that_do_not_fit(text, kind, said):
@@ -78,6 +80,42 @@ def test_files_of_every_ending_give_the_same_rows(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "which", "choices": ["x", "y"]}\n')
     for name in ("a.csv", "a.tsv", "a.jsonl"):
         assert rows_from_file(str(tmp_path / name), CHOICE) == [{"text": "which", "choices": ["x", "y"]}]
+
+
+def test_an_adapter_that_was_trained_on_two_texts_is_given_two():
+    pair = ("text", "text_pair")
+    with pytest.raises(AdaptMTLError, match="the adapter reads a second text, the text_pair: give it with --pair"):
+        rows_from_arguments(CLASSES, ["a"], [], [], pair)
+    with pytest.raises(DataError, match="line 1: no text_pair; the adapter reads text, text_pair"):
+        rows_from_lines("a\n", CLASSES, pair)
+    assert rows_from_lines("a\tb\n", CLASSES, pair) == [{"text": "a", "text_pair": "b"}]
+    with pytest.raises(AdaptMTLError, match="--pair does not fit: the adapter takes no second text"):
+        rows_from_arguments(CLASSES, ["a"], ["b"], [], ("text",))
+    with pytest.raises(DataError, match="holds a tab, but the adapter takes no second text"):
+        rows_from_lines("a\tb\n", CLASSES, ("text",))
+
+
+def test_a_file_like_the_one_that_was_trained_on_is_read_like_it(tmp_path):
+    (tmp_path / "new.csv").write_text("message,from\nhello there,Anna\n")
+    own = parse_columns({"text": "{from}: {message}", "label": "verdict"})
+    assert rows_from_file(str(tmp_path / "new.csv"), CLASSES, None, ("text",), own) == [{"text": "Anna: hello there"}]
+    (tmp_path / "usual.csv").write_text("text,message\nhello,there\n")
+    assert rows_from_file(str(tmp_path / "usual.csv"), CLASSES, None, ("text",), own) == [{"text": "hello"}]
+    (tmp_path / "other.csv").write_text("words\nhello\n")
+    with pytest.raises(DataError, match=r"row 1: no text; the adapter reads text; columns seen: words"):
+        rows_from_file(str(tmp_path / "other.csv"), CLASSES, None, ("text",), own)
+
+
+def test_lines_of_stdin_end_where_lines_of_files_end(monkeypatch):
+    def given(raw):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw), encoding="latin-1"))
+        return rows_from_file("-", CLASSES)
+
+    text = "one\u2028two\x85three"
+    assert given(f"\ufeff{text}\r\nnext\r\n".encode()) == [{"text": text}, {"text": "next"}]
+    assert given(json.dumps({"text": text}, ensure_ascii=False).encode()) == [{"text": text}]
+    with pytest.raises(DataError, match="stdin is not UTF-8 at byte 2"):
+        given("caf\xe9"[1:].encode("latin-1"))
 
 
 def test_stdin_stands_for_a_file(monkeypatch):

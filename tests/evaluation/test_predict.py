@@ -107,7 +107,7 @@ def test_predictions_on_validation_rows_give_the_reported_figure(setup, predicto
 @pytest.mark.parametrize(
     ("task", "row", "message"),
     [
-        ("opinion", {}, "row 2: column 'text' is missing; a sequence_classification row has text, text_pair?"),
+        ("opinion", {}, "row 2: column 'text' is missing; opinion-lora-[0-9a-f]{8} reads text$"),
         ("opinion", {"text": ""}, "row 2: column 'text' is ''; give a text"),
         ("opinion", {"text": "  \n"}, "give a text"),
         ("opinion", {"text": 3}, "row 2: column 'text' is '3'; give a text"),

@@ -228,6 +228,88 @@ def test_what_cannot_be_a_task_is_named(tmp_path, text, more, part):
     assert "a.csv" in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("header", "row", "kind", "columns"),
+    [
+        ("message,spam", "text number {i},{word}", "sequence_classification", {"text": "message", "label": "spam"}),
+        ("message,lang,verdict", "text number {i},en,{word}", "sequence_classification", {"label": "verdict"}),
+        ("text,intent", "text number {i},{places}", "sequence_classification", {"label": "intent"}),
+        ("text,intent", "text number {i},{gaps}", "sequence_classification", {"label": "intent"}),
+        ("query,document,relevance", "is it {i},doc 012 has {i},{three}", "sequence_classification", {}),
+        ("question,passage,option_a,option_b,answer", "is it {i},a doc b {i},x {i},y {i},{ab}", "multiple_choice", {}),
+    ],
+)  # fmt: skip
+def test_what_looks_like_another_kind_is_not_taken_for_it(tmp_path, header, row, kind, columns):
+    rows = [
+        row.format(i=i, word=["ham", "spam"][i % 2], places=1 + i % 77, gaps=3 * (i % 30), three=i % 3, ab="ab"[i % 2])
+        for i in range(300)
+    ]
+    (tmp_path / "a.csv").write_text("\n".join([header, *rows, ""]))
+    label = "relevance" if "relevance" in header else None
+    guess = infer_task(tmp_path / "a.csv", label_column=label)
+    assert str(guess.spec.kind) == kind and columns.items() <= guess.spec.rows[0].columns.items()
+    assert guess.confidence >= 0.7 or "--kind" in guess.lines()[-1]
+
+
+def test_long_names_are_names_where_a_person_says_so(tmp_path):
+    question = "How do you feel about the new office building today"
+    (tmp_path / "a.csv").write_text(csv(f"{question},verdict", "good enough,yes", "not so good,no"))
+    with pytest.raises(DataError, match="looks like a value, not like a name"):
+        infer_task(tmp_path / "a.csv")
+    spec = infer_task(tmp_path / "a.csv", text_columns=[question], label_column="verdict").spec
+    assert spec.rows[0].columns == {"text": question, "label": "verdict"}
+
+
+def validated(tmp_path, workspace, train, held):
+    for name, labels in (("a", train), ("v", held)):
+        lines = ["text,label", *(f"{name} row {i},{label}" for i, label in enumerate(labels)), ""]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines))
+    spec = infer_task(tmp_path / "a.csv", validation=tmp_path / "v.csv", kind="sequence_classification").spec
+    loaded = load_rows(spec, workspace)
+    return [loaded.spec.label_names[row["label"]] for row in loaded.validation.rows]
+
+
+@pytest.mark.parametrize(
+    ("train", "held", "unknown"),
+    [
+        ([2, 3, 4, 5], [1, 2], "1"), ([0, 2], [1, 2], "1"), ([1, 2, 3, 4, 5], [0, 1], "0"),
+        (["fake", "real"], [1, 0], "1"),
+    ],
+)  # fmt: skip
+def test_a_number_is_no_place_among_labels_that_were_read_off_the_rows(tmp_path, workspace, train, held, unknown):
+    with pytest.raises(DataError, match=f"validation row 1, .*unknown label '{unknown}'.*; known labels: {train[0]}"):
+        validated(tmp_path, workspace, train * 5, held)
+
+
+def test_minus_one_is_a_label_where_it_stands_against_one(tmp_path, workspace):
+    assert validated(tmp_path, workspace, [-1, 0, 1] * 5, [1, -1, 0]) == ["1", "-1", "0"]
+    with pytest.raises(DataError, match="hold -1; the row is unlabelled"):
+        validated(tmp_path, workspace, [0, 1, 2, 0, 1, 2, -1], [1, 0])
+
+
+def test_class_names_of_either_file_count_for_its_own_numbers(tmp_path, workspace):
+    def write(name, names, labels):
+        features = {"label": {"names": names, "_type": "ClassLabel"}}
+        table = pyarrow.table({"text": [f"{name} text {i}" for i in range(len(labels))], "label": labels})
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        pyarrow.parquet.write_table(table, tmp_path / name)
+        return tmp_path / name
+
+    train = write("a.parquet", ["a", "b", "c"], [0, 1, 2] * 4)
+    held = write("v.parquet", ["c", "a"], [0, 1, 0])
+    rows = load_rows(infer_task(train, validation=held).spec, workspace).validation.rows
+    assert [row["label"] for row in rows] == [2, 0, 2]
+    digits = load_rows(infer_task(write("d.parquet", ["1", "2", "3"], [0, 1, 2] * 5)).spec, workspace)
+    assert {(row["label"], int(row["text"].split()[-1]) % 3) for row in digits.train.rows} == {(0, 0), (1, 1), (2, 2)}
+
+
+def test_texts_that_stand_on_both_sides_are_told(tmp_path, workspace):
+    (tmp_path / "a.csv").write_text(csv("text,label", *(f"row {i} here,{'xy'[i % 2]}" for i in range(9)), repeat=1))
+    (tmp_path / "v.csv").write_text("text,label\nRow 3  here,x\nnew words,y\n")
+    loaded = load_rows(infer_task(tmp_path / "a.csv", validation=tmp_path / "v.csv").spec, workspace)
+    assert loaded.notes == ("1 of 2 validation rows have a text that stands in train",)
+
+
 def test_unknown_kind(tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean regression"):
         infer_task(tmp_path / "a.csv", kind="regresion")

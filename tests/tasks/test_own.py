@@ -14,7 +14,7 @@ from adaptmtl.tasks.catalogue import CatalogueError
 from adaptmtl.tasks.describe import describe
 from adaptmtl.tasks.infer import infer_task
 from adaptmtl.tasks.load import load_rows
-from adaptmtl.tasks.own import add_tasks, as_yaml, known_tasks, own_names, remember, remove_task
+from adaptmtl.tasks.own import add_tasks, as_yaml, kept_task, known_tasks, own_names, remember, remove_task
 from adaptmtl.tasks.spec import TaskSpec
 
 ROWS = "text,label\n" + "".join(f"text number {i} is {'good' if i % 3 else 'bad'},{i % 3 > 0}\n" for i in range(30))
@@ -68,17 +68,29 @@ def test_written_tasks_are_read_as_they_were(tmp_path, workspace, kind):
 def test_a_file_is_remembered_under_its_name(tmp_path, workspace):
     (tmp_path / "mine.csv").write_text(ROWS)
     first = infer_task(tmp_path / "mine.csv").spec
-    assert remember(workspace, first) and not remember(workspace, first)
-    assert (
-        remember(workspace, infer_task(tmp_path / "mine.csv", kind="sequence_classification", name="mine").spec)
-        is False
-    )
+    assert remember(workspace, first) is None and known_tasks(workspace).tasks["mine"] == first
+    assert remember(workspace, infer_task(tmp_path / "mine.csv").spec) is None, "nothing was replaced"
+    assert kept_task(workspace, "mine", tmp_path / "mine.csv") == first
+    other = infer_task(tmp_path / "mine.csv", kind="multi_label_classification", label_column="label").spec
+    assert remember(workspace, other) == first and known_tasks(workspace).tasks["mine"] == other
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.csv").write_text(ROWS)
     with pytest.raises(AdaptMTLError, match=r"already a task 'mine'.*--task-name"):
         remember(workspace, infer_task(tmp_path / "other" / "mine.csv").spec)
     with pytest.raises(AdaptMTLError, match="already a task 'boolq'"):
         remember(workspace, infer_task(tmp_path / "mine.csv", name="boolq").spec)
+
+
+def test_a_task_that_a_person_wrote_is_not_replaced_by_a_guess(tmp_path, workspace):
+    (tmp_path / "mine.csv").write_text(ROWS)
+    guess = infer_task(tmp_path / "mine.csv").spec
+    written = guess.model_copy(update={"metric": "macro_f1", "licence": "CC-BY-NC-4.0"})
+    (tmp_path / "mine.yaml").write_text(as_yaml(written))
+    add_tasks(workspace, tmp_path / "mine.yaml")
+    with pytest.raises(AdaptMTLError, match=r"'mine' of this file says more than a guess knows.*--task-name"):
+        remember(workspace, guess)
+    assert kept_task(workspace, "mine", tmp_path / "mine.csv") == written
+    assert kept_task(workspace, "mine", tmp_path / "other.csv") is None and kept_task(workspace, "b", tmp_path) is None
 
 
 def test_description(tmp_path, workspace):

@@ -41,6 +41,16 @@ def test_an_adapter_whose_rows_are_gone_is_a_source_with_a_word_about_it(setup, 
     assert doubts_in_words((("a", "so"), ("b", "so"), ("c", "not")), ["a", "b"]) == "; a, b are used although so"
 
 
+def test_an_adapter_that_was_trained_on_other_rows_than_those_at_hand_is_not_compared(setup, tmp_path):
+    path = tmp_path / "tasks" / "mood-train.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-10]))  # moved elsewhere, maybe to opinion
+    told = replace(setup, eval_rows=17)  # a setup of its own: rows are kept per process
+    found = find_sources(told, told.data("opinion"))
+    assert [one.task for one in found.entries] == ["colour", "mood"]
+    ((task, reason),) = found.unchecked
+    assert task == "mood" and reason.endswith("the rows of that name here are not those it was trained on")
+
+
 def test_only_the_rows_that_an_adapter_was_trained_on_count_as_overlap(tmp_path, tiny_backbone):
     setup = toy_setup(tmp_path / "tasks", tiny_backbone, tmp_path / "home", NAMES)
     held = (tmp_path / "tasks" / "opinion-held.jsonl").read_text().splitlines()

@@ -63,7 +63,7 @@ def _load(source: HubRows, workspace: Workspace) -> dict[str, Any]:
         if workspace.offline:
             raise OfflineError(_offline(name, "the network is off and the cache does not hold it")) from error
         raise DataError(f"{name}: no such data set or no access ({_first_line(error)}); check its id") from error
-    except (ValueError, FileNotFoundError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, datasets.exceptions.DatasetsError) as error:
         if workspace.offline or _is_network(error):
             raise OfflineError(_offline(name, _first_line(error))) from error
         raise DataError(f"{name}: cannot be read from the Hub ({_first_line(error)})") from error

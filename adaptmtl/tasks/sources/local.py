@@ -33,7 +33,8 @@ def read_local(source: FileRows) -> RawRows:
     validation = read_file(Path(source.validation)) if source.validation else None
     origin = f"file {source.train}" + (f" and {source.validation}" if source.validation else "")
     files = {"train": source.train, "validation": source.validation or source.train}
-    return RawRows(train, validation, origin, class_names=names, files=files)
+    own = _class_names(Path(source.validation).expanduser()) if source.validation else None
+    return RawRows(train, validation, origin, class_names=names, validation_class_names=own, files=files)
 
 
 def _class_names(path: Path) -> dict[str, tuple[str, ...]]:

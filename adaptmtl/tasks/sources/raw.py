@@ -19,6 +19,7 @@ class RawRows:
         notes: what a reader of the figures should know (a split that was derived, rows that were dropped).
         files: path of the file that a split was read from, where it was a person's own.
         class_names: names of integer class labels by column, where the source knows them.
+        validation_class_names: the same of the validation rows, where those come from a file of their own.
     """
 
     train: list[Row]
@@ -26,4 +27,5 @@ class RawRows:
     origin: str
     notes: tuple[str, ...] = ()
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    validation_class_names: Mapping[str, tuple[str, ...]] | None = None
     files: Mapping[str, str] = field(default_factory=dict)
