@@ -60,7 +60,7 @@ def check(
     """
     general, target = general.target(target)
     allowed = budget_of(budget)
-    setup = admission.admit(training.setup(general))
+    setup = admission.admit(training.setup(general, target))
     from adaptmtl.evaluation.check import check as compare
 
     chosen = {"arms_wanted": names(arms)} if arms is not None else {}

@@ -49,7 +49,7 @@ def fuse(
     """Make one adapter for a target out of related sources; of the target alone when none is expected to help."""
     general, target = general.target(target)
     allowed = budget_of(budget)
-    setup = admission.admit(training.setup(general))
+    setup = admission.admit(training.setup(general, target))
     from adaptmtl.fusion.fuse import fuse as make
 
     result = make(

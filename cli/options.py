@@ -172,8 +172,8 @@ class Training:
         ),
     ] = None
 
-    def setup(self, general: Data) -> Setup:
-        """Returns the library's settings for these options.
+    def setup(self, general: Data, target: str | None = None) -> Setup:
+        """Returns the library's settings for these options, and says what is to be known of the target's rows.
 
         Raises:
             AdaptMTLError: a value is out of range, or the backbone or task file cannot be used.
@@ -191,7 +191,7 @@ class Training:
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
         )
-        return make_setup(
+        made = make_setup(
             self.backbone,
             workspace=general.workspace(),
             recipe=recipe,
@@ -200,6 +200,9 @@ class Training:
             row_source=self.row_source,
             eval_rows=self.eval_rows,
         )
+        for note in made.data(target, self.rows).notes if target else ():
+            made.workspace.reporter.say(f"{target}: {note}")
+        return made
 
 
 @dataclass(frozen=True)

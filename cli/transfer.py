@@ -30,7 +30,7 @@ def transfer(
 ) -> None:
     """Estimate how much each adapter of the zoo will help a target, best first; trains nothing."""
     general, target = general.target(target)
-    setup = admission.admit(training.setup(general))
+    setup = admission.admit(training.setup(general, target))
     from adaptmtl.selection.reading import rank_sources
 
     chosen = auto_or_names(sources)

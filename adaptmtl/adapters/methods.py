@@ -6,8 +6,9 @@ peft decides what an adapter is (configuration, names, saved format); for traini
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +132,11 @@ def peft_state(weights: LoraWeights) -> dict[str, Tensor]:
         state[f"base_model.model.{name}.lora_A.weight"] = a.detach().float().cpu().contiguous().clone()
         state[f"base_model.model.{name}.lora_B.weight"] = b.detach().float().cpu().contiguous().clone()
     return state
+
+
+def one_scale(config: Mapping[str, Any]) -> bool:
+    """Whether all layers of a LoRA, given by peft's configuration, have its rank r and the scale alpha / r."""
+    return not (config.get("use_rslora") or config.get("rank_pattern") or config.get("alpha_pattern"))
 
 
 def weights_from_peft(state: dict[str, Tensor]) -> LoraWeights:

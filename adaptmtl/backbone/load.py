@@ -120,6 +120,8 @@ class Backbone:
         import transformers
 
         options: dict[str, Any] = {"add_pooling_layer": False} if self.model_type in _POOLED else {}
+        if self.model_type == "modernbert":  # flash-attn, where installed, would unpad what the lower layers padded
+            options |= {"attn_implementation": "sdpa", "reference_compile": False}
         verbosity = transformers.logging.get_verbosity()
         transformers.logging.set_verbosity_error()
         try:

@@ -41,7 +41,7 @@ def default_dtype() -> torch.dtype:
             raise AdaptMTLError(f"ADAPTMTL_DTYPE is {wanted!r}: give {' or '.join(DTYPES)}, or unset it")
         return DTYPES[wanted]
     if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return torch.bfloat16 if multiplies_in_bf16() else torch.float32
 
 

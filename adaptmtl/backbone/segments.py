@@ -127,6 +127,9 @@ def attention_dropout_off(module: nn.Module) -> None:
         for name in ("dropout_prob", "attention_dropout"):
             if isinstance(getattr(child, name, None), float):
                 setattr(child, name, 0.0)
+        dropout = getattr(child, "dropout", None)
+        if type(child).__name__.endswith("SelfAttention") and isinstance(dropout, nn.Dropout):
+            dropout.p = 0.0
 
 
 def _layers(model: nn.Module, anatomy: Anatomy) -> list[nn.Module]:

@@ -102,7 +102,7 @@ class RecomputedStates:
     def batch(self, features: np.ndarray, length: int) -> Tensor:
         """Returns (features, length, hidden) fp32 states, zero beyond each feature's own tokens."""
         hidden, mask = _forward(self.model, self.encoded, features, length, self.device)
-        return (hidden.to(self.dtype).float() * mask[:, :, None]).cpu()
+        return hidden.to(self.dtype).float().cpu() * mask[:, :, None]
 
 
 def states_of(

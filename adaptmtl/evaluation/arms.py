@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from adaptmtl.errors import SelectionError
 from adaptmtl.fusion.methods import start_from
-from adaptmtl.fusion.run import run_fusion
-from adaptmtl.provenance import measured
+from adaptmtl.fusion.run import rows_behind, run_fusion
 from adaptmtl.registry import Registry
 from adaptmtl.selection.halving import Trial
-from adaptmtl.storage import publish_folder, read_json, sha256_file, write_json
 from adaptmtl.training.adapter import Trained, fine_tune, train_adapter
 from adaptmtl.training.data import TaskData
+from adaptmtl.training.kept import kept_shared
 from adaptmtl.training.loop import Log
-from adaptmtl.training.multitask import Mixing, train_shared
 from adaptmtl.training.setup import Setup
 from adaptmtl.zoo.index import Entry
 
@@ -51,6 +46,14 @@ class Plan:
     method: str
     trial: Trial = field(default_factory=Trial)
     overlapping: frozenset[str] = frozenset()
+
+    def rows_of(self, entries: Sequence[Entry]) -> dict[str, Any]:
+        """Returns what identifies the rows that sources have now, by task; those of unknown tasks are absent."""
+        return {one.task: self._rows[one.task] for one in entries if one.task in self._rows}
+
+    @cached_property
+    def _rows(self) -> dict[str, Any]:
+        return rows_behind(self.setup, (*self.all_sources, *self.chosen))
 
     @property
     def related(self) -> tuple[Entry, ...]:
@@ -237,36 +240,6 @@ def _shared_encoder(plan: Plan, entries: tuple[Entry, ...]) -> tuple[dict[str, T
     ordered = sorted(entries, key=lambda one: one.task)  # the key knows no order, so the training must not either
     tasks = {one.task: setup.data(one.task, one.train_rows) for one in ordered}
     steps = sum(one.manifest().cost.steps for one in ordered)
-    key = setup.with_steps(steps).key("multitask", tasks={name: data.train_identity for name, data in tasks.items()})
-    folder = setup.workspace.folder("shared", key)
-    held = read_json(folder / "cost.json")
-    encoder = read_tensors(folder / "encoder.safetensors", held)
-    if held is None or encoder is None:
-        with measured() as cost:
-            shared = train_shared(
-                setup.workspace, setup.backbone, tasks, replace(setup.recipe, steps=steps), 0, full=True,
-                mixing=Mixing(), description=f"multi-task on {len(tasks)} tasks",
-            )  # fmt: skip
-        cost.add(shared.log.earlier)
-        held = {
-            "seconds": cost.seconds, "rows": shared.log.rows, "tokens": shared.log.tokens, "steps": shared.log.steps,
-            "flops": shared.log.tokens * flops_per_token(setup, full=True),
-            "held_out_losses": list(shared.held_out_losses),
-        }  # fmt: skip
-        assert shared.encoder is not None
-        encoder = {name: value.contiguous().clone() for name, value in shared.encoder.items()}
-        shutil.rmtree(folder, ignore_errors=True)  # what is there is damaged
-        with publish_folder(folder) as temporary:
-            save_file(encoder, temporary / "encoder.safetensors")
-            write_json(temporary / "cost.json", {**held, "sha256": sha256_file(temporary / "encoder.safetensors")})
-    return encoder, Upstream(held["seconds"], held["rows"], held["tokens"], held["flops"])
-
-
-def read_tensors(path: Path, facts: dict[str, Any] | None) -> dict[str, Tensor] | None:
-    """Reads a product's tensors; None where there are none or they are not those that ``facts`` name by sha256."""
-    if facts is None or not path.is_file():
-        return None
-    try:
-        return load_file(path) if facts.get("sha256") in (None, sha256_file(path)) else None
-    except SafetensorError:
-        return None
+    shared = kept_shared(setup, tasks, steps, full=True, description=f"multi-task on {len(tasks)} tasks")
+    flops = shared.log.tokens * flops_per_token(setup, full=True)
+    return shared.tensors, Upstream(shared.seconds, shared.log.rows, shared.log.tokens, flops)

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +14,9 @@ import torch
 from safetensors.torch import save_file
 
 from adaptmtl.errors import AdaptMTLError
-from adaptmtl.evaluation.arms import Arm, Plan, Upstream, arms, choosing_cost, flops_per_token, read_tensors
+from adaptmtl.evaluation.arms import Arm, Plan, Upstream, arms, choosing_cost, flops_per_token
 from adaptmtl.fusion.fuse import DEFAULT_METHOD, choose_sources
-from adaptmtl.fusion.methods import fusions
+from adaptmtl.fusion.methods import fusions, trains_on_sources
 from adaptmtl.provenance import measured, record
 from adaptmtl.selection.budget import DEFAULT_BUDGET, Budget
 from adaptmtl.selection.planner import Choice
@@ -23,8 +24,10 @@ from adaptmtl.selection.reading import rank_sources
 from adaptmtl.statistics import against_constant, holm, interval, paired, verdict
 from adaptmtl.storage import publish_folder, read_json, sha256_file, write_json
 from adaptmtl.tasks.metrics import metrics
+from adaptmtl.training.checkpoint import until_published
 from adaptmtl.training.data import TaskData
-from adaptmtl.training.loop import Log
+from adaptmtl.training.kept import read_tensors
+from adaptmtl.training.loop import Log, one_at_a_time
 from adaptmtl.training.score import evaluate
 from adaptmtl.training.setup import Setup
 from adaptmtl.training.sizes import sizes_of
@@ -252,43 +255,64 @@ class _Done:
 
 def _run(plan: Plan, name: str, seed: int) -> _Done:
     arm: Arm = arms[name]
-    setup = plan.setup
+    setup, sources = plan.setup, arm.sources(plan)
+    fuses = name in ("fused", "random_sources")
+    trains_on_rows = arm.multitask or (fuses and trains_on_sources(plan.method))
     key = setup.key(
         "arm", arm_version=VERSION, arm=name, seed=seed, target=plan.target.spec.name, data=plan.target.identity,
-        sources=sorted(entry.key for entry in arm.sources(plan)),
+        sources=sorted(entry.key for entry in sources),
         source_recipe=plan.source_setup.recipe.to_dict() if arm.full else None,
-        method=plan.method if name in ("fused", "random_sources") else None,
+        method=plan.method if fuses else None,
+        **({"source_rows": plan.rows_of(sources)} if trains_on_rows else {}),
         **({"drawn": len(plan.related)} if name == "random_sources" else {}),
     )  # fmt: skip
     folder, metric = setup.workspace.folder("checks", key), plan.target.spec.main_metric
+    if (held := _held(folder, metric)) is not None:
+        return held
+    with one_at_a_time(setup.workspace, key):
+        if (held := _held(folder, metric)) is not None:  # another process has made it meanwhile
+            return held
+        arm.prepare(plan)
+        with until_published():
+            return _made(plan, name, seed, folder)
+
+
+def _made(plan: Plan, name: str, seed: int, folder: Path) -> _Done:
+    """Trains one seed of an arm, scores it and publishes what it came to."""
+    arm: Arm = arms[name]
+    setup, metric = plan.setup, plan.target.spec.main_metric
+    with measured() as cost:
+        run = arm.run(plan, seed)
+        scored = evaluate(run.trained, setup.workspace, plan.target)
+    log, before = run.trained.log, run.before or Log()
+    cost.add(log.earlier, before.earlier)
+    facts = {
+        "values": scored.values,
+        "seconds": cost.seconds,
+        "upstream": asdict(run.upstream),
+        "rows": log.rows + before.rows,
+        "tokens": log.tokens + before.tokens,
+        "flops": (log.tokens + before.tokens) * flops_per_token(setup, full=arm.full),
+        "trained_parameters": run.trained.trained_parameters,
+        "peak_memory_mib": cost.peak_memory_mib,
+        "provenance": record(seed=seed, arm=name),
+    }
+    statistics = {name: torch.from_numpy(values) for name, values in scored.statistics.items()}
+    shutil.rmtree(folder, ignore_errors=True)  # what is there is damaged
+    with publish_folder(folder) as temporary:
+        save_file(statistics, temporary / "statistics.safetensors")
+        write_json(temporary / "facts.json", {**facts, "sha256": sha256_file(temporary / "statistics.safetensors")})
+    setup.workspace.reporter.say(
+        f"{arm.title}, seed {seed}: {metric} {scored.values[metric]:.3f}, {cost.seconds:.0f} s"
+    )
+    return _Done(scored.statistics, facts)
+
+
+def _held(folder: Path, metric: str) -> _Done | None:
     facts = read_json(folder / "facts.json")
     statistics = read_tensors(folder / "statistics.safetensors", facts)
     if facts is None or statistics is None or metric not in statistics:
-        arm.prepare(plan)
-        with measured() as cost:
-            run = arm.run(plan, seed)
-            scored = evaluate(run.trained, setup.workspace, plan.target)
-        log, before = run.trained.log, run.before or Log()
-        cost.add(log.earlier, before.earlier)
-        facts = {
-            "values": scored.values,
-            "seconds": cost.seconds,
-            "upstream": asdict(run.upstream),
-            "rows": log.rows + before.rows,
-            "tokens": log.tokens + before.tokens,
-            "flops": (log.tokens + before.tokens) * flops_per_token(setup, full=arm.full),
-            "trained_parameters": run.trained.trained_parameters,
-            "peak_memory_mib": cost.peak_memory_mib,
-            "provenance": record(seed=seed, arm=name),
-        }
-        statistics = {name: torch.from_numpy(values) for name, values in scored.statistics.items()}
-        shutil.rmtree(folder, ignore_errors=True)  # what is there is damaged
-        with publish_folder(folder) as temporary:
-            save_file(statistics, temporary / "statistics.safetensors")
-            write_json(temporary / "facts.json", {**facts, "sha256": sha256_file(temporary / "statistics.safetensors")})
-        setup.workspace.reporter.say(
-            f"{arm.title}, seed {seed}: {metric} {scored.values[metric]:.3f}, {cost.seconds:.0f} s"
-        )
+        return None
     return _Done({name: values.numpy() for name, values in statistics.items()}, facts)
 
 

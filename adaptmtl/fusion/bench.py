@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from adaptmtl.fusion.methods import fusions, start_from
-from adaptmtl.fusion.run import adapters_of, run_fusion
+from adaptmtl.fusion.methods import start_from, trains_on_sources
+from adaptmtl.fusion.run import adapters_of, rows_behind, run_fusion
 from adaptmtl.provenance import measured
 from adaptmtl.selection.halving import HeldOut
 from adaptmtl.selection.reading import STEP, training_tokens
 from adaptmtl.storage import key_of, read_json, write_json
 from adaptmtl.tasks.metrics import metrics
+from adaptmtl.training.checkpoint import until_published
 from adaptmtl.training.data import TaskData
 from adaptmtl.training.score import score
 from adaptmtl.training.setup import Setup
@@ -58,7 +59,7 @@ class FusionBench:
 
     def price(self, entries: Sequence[Entry]) -> float:
         """What training one fusion costs, in trainings of the target alone; a trial's is counted as a whole one."""
-        if not getattr(fusions[self.method], "trains_on_sources", False):
+        if not trains_on_sources(self.method):
             return 1.0
         seen = sum(float(entry.manifest().provenance.get("tokens_seen", 0)) for entry in entries)
         return 1.0 + STEP * seen / training_tokens(self.setup, self.target)
@@ -75,24 +76,26 @@ class FusionBench:
     def run(self, entries: Sequence[Entry], seed: int) -> HeldOut:
         """Trains a fusion, or without entries the target alone, and scores it on the held-out rows."""
         metric = self.target.spec.main_metric
+        more = {"source_rows": rows_behind(self.setup, entries)} if entries and trains_on_sources(self.method) else {}
         key = self.setup.key(
             "trial", trial_version=TRIAL_VERSION, train=self.target.train_identity, task=self.target.spec.name,
             sources=sorted(entry.key for entry in entries), method=self.method if entries else None, seed=seed,
-            metric=metric,
+            metric=metric, **more,
         )  # fmt: skip
         path = self.setup.workspace.folder("trials", f"{key}.json")
         if (held := read_json(path)) is None:
-            with measured() as cost:
-                part = self.part(seed)
-                made = run_fusion(self.setup, part, entries, self.method, seed)
-                outputs = made.trained.outputs(self.setup.workspace, part.validation)
-                scored = score(part, part.validation, outputs)
-            logs = made.logs
-            cost.add(*(log.earlier for log in logs))
-            held = {
-                "value": scored.values[metric], "statistics": scored.statistics[metric].tolist(),
-                "seconds": cost.seconds, "examples": sum(log.rows for log in logs),
-                "tokens": sum(log.tokens for log in logs),
-            }  # fmt: skip
-            write_json(path, held)
+            with until_published():
+                with measured() as cost:
+                    part = self.part(seed)
+                    made = run_fusion(self.setup, part, entries, self.method, seed)
+                    outputs = made.trained.outputs(self.setup.workspace, part.validation)
+                    scored = score(part, part.validation, outputs)
+                logs = made.logs
+                cost.add(*(log.earlier for log in logs))
+                held = {
+                    "value": scored.values[metric], "statistics": scored.statistics[metric].tolist(),
+                    "seconds": cost.seconds, "examples": sum(log.rows for log in logs),
+                    "tokens": sum(log.tokens for log in logs),
+                }  # fmt: skip
+                write_json(path, held)
         return HeldOut(**{**held, "statistics": np.array(held["statistics"])})

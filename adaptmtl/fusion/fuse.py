@@ -10,11 +10,12 @@ from typing import Any, Literal
 from adaptmtl.adapters.manifest import SourceFacts
 from adaptmtl.errors import SelectionError
 from adaptmtl.fusion.bench import FusionBench
-from adaptmtl.fusion.methods import fusions
-from adaptmtl.fusion.run import run_fusion
+from adaptmtl.fusion.methods import fusions, trains_on_sources
+from adaptmtl.fusion.run import rows_behind, run_fusion
 from adaptmtl.provenance import measured
 from adaptmtl.selection.budget import DEFAULT_BUDGET, Budget
 from adaptmtl.selection.planner import Choice, plan_sources
+from adaptmtl.training.checkpoint import until_published
 from adaptmtl.training.score import evaluate
 from adaptmtl.training.setup import Setup
 from adaptmtl.transfer.sources import doubts_about, doubts_in_words, find_sources
@@ -149,19 +150,20 @@ def ensure_fused(
     zoo, data = Zoo(setup.workspace), setup.data(target, rows)
     key = setup.key("fuse", fuse_version=VERSION, target=target, data=data.identity, method=method, seed=seed,
                     sources=sorted(entry.key for entry in entries),
-                    **({"allow_overlap": True} if setup.allow_overlap else {}))  # fmt: skip
+                    **({"allow_overlap": True} if setup.allow_overlap else {}),
+                    **({"source_rows": rows_behind(setup, entries)} if trains_on_sources(method) else {}))  # fmt: skip
     if (held := held_adapter(zoo, key)) is not None:
         setup.workspace.reporter.say(f"{target}: in the zoo as {held.name}")
         return held
-    with measured() as cost:
-        fused = run_fusion(setup, data, entries, method, seed)
-        scored = evaluate(fused.trained, setup.workspace, data)
-    cost.add(*(log.earlier for log in fused.logs))
     doubtful = doubts_about(setup, data, entries)
     facts = [
         SourceFacts(name=one.name, key=one.key, weight=1.0 / len(entries), overlap=doubtful.get(one.task))
         for one in entries
     ]
-    bundle = make_bundle(setup, data, fused.trained, scored, cost, key=key, method="fused", seed=seed, sources=facts,
-                         lora=fused.lora, fusion=method)  # fmt: skip
-    return zoo.add(bundle)
+    with until_published():
+        with measured() as cost:
+            fused = run_fusion(setup, data, entries, method, seed)
+            scored = evaluate(fused.trained, setup.workspace, data)
+        cost.add(*(log.earlier for log in fused.logs))
+        return zoo.add(make_bundle(setup, data, fused.trained, scored, cost, key=key, method="fused", seed=seed,
+                                   sources=facts, lora=fused.lora, fusion=method))  # fmt: skip

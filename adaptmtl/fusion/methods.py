@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from adaptmtl.adapters.bundle import Bundle
 from adaptmtl.adapters.heads import make_head
-from adaptmtl.adapters.methods import LoraMethod, LoraWeights, inject_lora, weights_from_peft
+from adaptmtl.adapters.methods import LoraMethod, LoraWeights, inject_lora, one_scale, weights_from_peft
 from adaptmtl.backbone.precision import LowRankLinear, default_dtype
 from adaptmtl.backbone.segments import SegmentedEncoder
+from adaptmtl.errors import SelectionError
 from adaptmtl.fusion.contract import merges
 from adaptmtl.fusion.delta import Delta, add, from_peft, scale_outputs
 from adaptmtl.registry import Registry
 from adaptmtl.training.adapter import Trained, count_trainable, fit, head_rates, train_adapter
 from adaptmtl.training.data import TaskData
+from adaptmtl.training.kept import kept_shared
 from adaptmtl.training.loop import Log, accelerator
 from adaptmtl.training.model import TaskModel
-from adaptmtl.training.multitask import Mixing, train_shared
 from adaptmtl.training.setup import Setup
 
 #: Peak learning rate of ScaLearn's scales: at 1e-2 they hardly leave their start within a few hundred steps.
@@ -66,6 +67,11 @@ FusionMethod = Callable[[Setup, TaskData, Sequence[SourceAdapter], int], FusedMo
 fusions: Registry[FusionMethod] = Registry("fusion method", "adaptmtl.fusions")
 
 
+def trains_on_sources(method: str) -> bool:
+    """Whether a method trains on the sources' rows before the target's."""
+    return bool(getattr(fusions[method], "trains_on_sources", False))
+
+
 @fusions.register("merge")
 def merge_and_tune(setup: Setup, target: TaskData, sources: Sequence[SourceAdapter], seed: int) -> FusedModel:
     """Starts the target's training from the mean of the sources' updates, brought to the recipe's rank.
@@ -86,12 +92,18 @@ def train_jointly(setup: Setup, target: TaskData, sources: Sequence[SourceAdapte
     The sources' steps are as many as their own adapters took in all (Padmakumar et al. 2022, with an adapter in place
     of the encoder).
     """
+    for one in sources:
+        if one.task not in setup.catalogue.tasks:
+            raise SelectionError(
+                f"method 'joint' trains on the rows of its sources, and no task {one.task!r} is known here: give its "
+                "YAML file with --task-file, leave it out of --sources, or take --method merge"
+            )
     tasks = {one.task: setup.data(one.task, one.train_rows) for one in sources}
     steps = sum(one.bundle.manifest.cost.steps for one in sources)
-    shared = train_shared(setup.workspace, setup.backbone, tasks, replace(setup.recipe, steps=steps), seed, full=False,
-                          mixing=Mixing(), description=f"joint adapter of {len(sources)} sources")  # fmt: skip
-    assert shared.lora is not None
-    start = {name: (a.detach(), b.detach()) for name, (a, b) in shared.lora.items()}
+    shared = kept_shared(setup, tasks, steps, full=False, seed=seed,
+                         description=f"joint adapter of {len(sources)} sources")  # fmt: skip
+    modules = dict.fromkeys(name.rpartition(".")[0] for name in shared.tensors)
+    start = {name: (shared.tensors[f"{name}.a"], shared.tensors[f"{name}.b"]) for name in modules}
     trained = train_adapter(setup.workspace, setup.backbone, target, setup.recipe, seed, start=start)
     return FusedModel(trained, before=shared.log)
 
@@ -147,7 +159,7 @@ def start_from(setup: Setup, bundles: Sequence[Bundle]) -> LoraWeights:
     method = setup.recipe.method
     if len(bundles) == 1:
         only, config = bundles[0].adapter, bundles[0].lora_config
-        if (config["r"], config["lora_alpha"]) == (method.rank, method.alpha):
+        if (config["r"], config["lora_alpha"]) == (method.rank, method.alpha) and one_scale(config):
             return weights_from_peft(only)
     return merged_start(setup, [from_peft(one.adapter, one.lora_config) for one in bundles])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from adaptmtl.fusion.methods import FusedModel, SourceAdapter, fusions
 from adaptmtl.training.adapter import train_adapter
@@ -19,6 +20,15 @@ def run_fusion(setup: Setup, target: TaskData, entries: Sequence[Entry], method:
     if not entries:
         return FusedModel(train_adapter(setup.workspace, setup.backbone, target, setup.recipe, seed))
     return fusions[method](setup, target, adapters_of(setup, entries), seed)
+
+
+def rows_behind(setup: Setup, entries: Sequence[Entry]) -> dict[str, Any]:
+    """Returns task -> what identifies the rows that it has now, for keys of products that are made of those.
+
+    Tasks that are not known here have none.
+    """
+    known = [one for one in entries if one.task in setup.catalogue.tasks]
+    return {one.task: setup.data(one.task, one.train_rows).train_identity for one in known}
 
 
 def adapters_of(setup: Setup, entries: Sequence[Entry]) -> list[SourceAdapter]:

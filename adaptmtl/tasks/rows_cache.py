@@ -61,9 +61,11 @@ def rows_key(
 ) -> str | None:
     """Returns the key of a task's rows, or None where their content is not known before they are read.
 
-    That is so for a data set on the Hub, whose revision may move, for an archive reader of a third party, whose code
-    is not known, and where a file is missing (which reading tells better).
+    That is so for a data set on the Hub, whose revision may move, for an archive reader or a kind of a third party,
+    whose code is not known, and where a file is missing (which reading tells better).
     """
+    if not type(spec.kind).__module__.startswith("adaptmtl."):
+        return None
     if isinstance(declared, ArchiveRows):  # its content is declared
         content: Any = declared.sha256 if readers[declared.reader].__module__.startswith("adaptmtl.") else None
     elif isinstance(declared, FileRows):

@@ -2,7 +2,8 @@
 
 A checkpoint holds all that later steps depend on: trained tensors, optimiser, random state, position. Batches need no
 saving: their order follows from the seed, so it is drawn again up to the step. It is named by a hash of the training's
-inputs, the first weights among them, is written whole or not at all, and is removed when the training ends.
+inputs, the first weights among them, is written whole or not at all, and is removed when the training ends, or when
+its result is saved (:func:`until_published`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +29,23 @@ from adaptmtl.workspace import Workspace, number_of
 VERSION = 4
 DEFAULT_SECONDS = 60.0
 _STALE_SECONDS = 14 * 24 * 3600.0
+
+
+#: Checkpoints of trainings that are done and whose results are not yet saved; None where that makes no difference.
+_FINISHED: ContextVar[list[Checkpoint] | None] = ContextVar("finished", default=None)
+
+
+@contextmanager
+def until_published() -> Iterator[None]:
+    """Within it, what is trained is not lost before its result is saved: checkpoints are removed at the end."""
+    finished: list[Checkpoint] = []
+    token = _FINISHED.set(finished)
+    try:
+        yield
+    finally:
+        _FINISHED.reset(token)
+    for one in finished:
+        one.remove()
 
 
 class Extra(Protocol):
@@ -108,13 +127,22 @@ class Checkpoint:
                     optimizer.state[parameter] = {part: value.to(parameter.device) for part, value in state.items()}
         torch.set_rng_state(tensors["random.cpu"])
         if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([tensors[name] for name in sorted(tensors) if name.startswith("random.cuda.")])
+            for number in range(torch.cuda.device_count()):
+                if (drawn := tensors.get(f"random.cuda.{number}")) is not None:
+                    torch.cuda.set_rng_state(drawn, number)
         if extra is not None:
             extra.restore_saved(
                 {name.removeprefix("extra."): value for name, value in tensors.items() if name.startswith("extra.")},
                 own,
             )
         return facts
+
+    def outlives(self) -> bool:
+        """Whether the last step is to be kept until what was trained is published; it then will be removed."""
+        if (finished := _FINISHED.get()) is None or not (self.due() or self.path.exists()):
+            return False
+        finished.append(self)
+        return True
 
     def remove(self) -> None:
         """Removes the file, the training being done."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from adaptmtl.adapters.heads import Batch, Head, make_head, mean_over_tokens
 from adaptmtl.backbone.precision import LowRankLinear, default_dtype
 from adaptmtl.backbone.states import States
+from adaptmtl.errors import SelectionError
 from adaptmtl.tasks.encoded import EncodedRows
 from adaptmtl.training.batches import labelled, make_batch, training_units
 from adaptmtl.training.data import PreparedSplit
@@ -148,6 +149,11 @@ class _Tap:
 
     def _forward(self, layer: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         x = inputs[0].detach()
+        if len(x) != len(self.owner):
+            raise SelectionError(
+                "this backbone runs a layer with an adapter on something else than rows too (share_att_key of "
+                "DeBERTa): gradients of single rows cannot be had"
+            )
         output.register_hook(lambda gradient: self._backward(x, gradient.detach()))
 
     def _backward(self, x: Tensor, gradient: Tensor) -> None:

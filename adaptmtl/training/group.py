@@ -82,6 +82,8 @@ class GroupedLowRankLinear(nn.Module):
         """Maps (members * features, tokens, in) to (members * features, tokens, out)."""
         low = x.to(self.weight.dtype)
         members = len(self.a)
+        if len(x) % members:
+            raise AdaptMTLError("this backbone runs a layer on something else than rows too: train adapters one by one")
         plain = F.linear(low, self.weight, self.bias)
         inner = torch.bmm(low.reshape(members, -1, low.shape[-1]), self.a.to(low.dtype).transpose(1, 2))
         up = (self.b * self.scale).to(low.dtype).transpose(1, 2)

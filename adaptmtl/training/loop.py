@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from adaptmtl.errors import AdaptMTLError
+from adaptmtl.storage import alone
 from adaptmtl.training.checkpoint import Checkpoint, Extra
 from adaptmtl.training.recipe import Recipe
-from adaptmtl.workspace import Reporter
+from adaptmtl.workspace import Reporter, Workspace
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -78,6 +81,16 @@ def place() -> tuple[int, int]:
 
     state = PartialState(cpu=not torch.cuda.is_available())
     return state.process_index, state.num_processes
+
+
+@contextmanager
+def one_at_a_time(workspace: Workspace, key: str) -> Iterator[None]:
+    """Lets one command at a time make the product of a key; processes that train together make it together."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        yield
+    else:
+        with alone(workspace.folder("locks", key)):
+            yield
 
 
 class _Together:
@@ -184,6 +197,12 @@ def run(
         log.losses.extend(values)
         losses.clear()
 
+    def keep(file: Checkpoint) -> None:
+        look()
+        spent = time.perf_counter() - wall, time.process_time() - processor
+        facts = asdict(log) | {"earlier": [a + b for a, b in zip(log.earlier, spent, strict=True)]}
+        file.write(*own, extra, facts)
+
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed + _APART * device.process_index)
         model.train()
@@ -220,12 +239,11 @@ def run(
             if stop is not None and (together.of_main(stop(i)) if together else stop(i)):
                 break
             if checkpoint is not None and due:
-                look()
-                spent = time.perf_counter() - wall, time.process_time() - processor
-                facts = asdict(log) | {"earlier": [a + b for a, b in zip(log.earlier, spent, strict=True)]}
-                checkpoint.write(*own, extra, facts)
+                keep(checkpoint)
         look()
     model.eval()
-    if checkpoint is not None:
+    if checkpoint is not None and stop is None and together is None and checkpoint.outlives():
+        keep(checkpoint)
+    elif checkpoint is not None:
         checkpoint.remove()
     return log

@@ -110,7 +110,7 @@ def train_shared(
     else:
         built = lora_model(backbone, recipe.method, k, next(iter(heads.values())), default_dtype())
         encoder, lora = built.model.encoder, built.weights
-    models = nn.ModuleDict({name: TaskModel(encoder, head, frozen=not full) for name, head in heads.items()})
+    models = nn.ModuleDict({_slot(name): TaskModel(encoder, head, frozen=not full) for name, head in heads.items()})
     device = accelerator().device
     states = {
         name: states_on(data.train.states(workspace, k, default_dtype(), device), device)
@@ -125,7 +125,7 @@ def train_shared(
         chosen = next(mixture)
         total = sum(len(units) for units in chosen.values())
         for name, units in chosen.items():
-            model = prepared[name]  # type: ignore[index]
+            model = prepared[_slot(name)]  # type: ignore[index]
             encoded = parts[name].train.encoded
             yield from accumulated(model, model.head, encoded, states[name], units, device, len(units) / total)
 
@@ -154,6 +154,11 @@ def train_shared(
         held_out_losses=tuple(watch.losses),
         trained_parameters=count_trainable(models),
     )
+
+
+def _slot(task: str) -> str:
+    """Returns what a task's model is called among others, whatever the task: "train" is taken, and dots are refused."""
+    return "task " + task.replace(".", ",")
 
 
 class _Mixture:
@@ -226,10 +231,10 @@ class _Watch:
         losses = []
         with torch.inference_mode():
             for name, data in self.parts.items():
-                encoded, head = data.validation.encoded, _head(self.models[name])
+                encoded, head = data.validation.encoded, _head(self.models[_slot(name)])
                 units = training_units(encoded)[: self.mixing.most_held_out]
                 batch = to_device(make_batch(encoded, self.states[name], units), self.device)
-                losses.append(float(head.loss(self.models[name](batch), batch)))
+                losses.append(float(head.loss(self.models[_slot(name)](batch), batch)))
         self.models.train()
         return float(np.mean(losses))
 

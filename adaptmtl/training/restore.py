@@ -126,7 +126,7 @@ def probe_outputs(
             if model.head.per_token
             else slice(feature, feature + 1)
         )
-        per_row[int(row)].extend(outputs[part].astype(float).round(6).tolist())
+        per_row[int(row)].extend([[float(f"{value:.8g}") for value in one] for one in outputs[part].tolist()])
     return per_row
 
 
@@ -140,7 +140,13 @@ def probe_facts(
     own = copy.deepcopy(head).cpu()  # the caller's head stays on its device, and trainable
     rows = probe_rows(spec.kind)
     outputs = probe_outputs(whole_model(backbone, config, detached, own, torch.float32), spec, backbone, encoding, rows)
-    return ProbeFacts(rows=rows, logits=tuple(outputs), tolerance=PROBE_TOLERANCE)
+    return ProbeFacts(rows=rows, logits=tuple(outputs), tolerance=_tolerance(own))
+
+
+def _tolerance(head: Head) -> float:
+    """Returns what outputs may differ by: of values in the unit of their labels, and never less than their rounding."""
+    zero, one = head.scale_outputs(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+    return PROBE_TOLERANCE * abs(one - zero) + 8 * torch.finfo(torch.float32).eps * abs(zero)
 
 
 def _difference(outputs: Any, saved: Any) -> float:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from adaptmtl.backbone.load import DEFAULT_BACKBONE, Backbone, resolve
 from adaptmtl.backbone.precision import default_dtype
 from adaptmtl.storage import key_of
 from adaptmtl.tasks.catalogue import Catalogue, load_catalogue
 from adaptmtl.tasks.own import known_tasks
+from adaptmtl.tasks.spec import FileRows, TaskSpec
 from adaptmtl.training.data import TaskData, prepare_task
 from adaptmtl.training.recipe import Encoding, Recipe
 from adaptmtl.workspace import Workspace
 
 CODE_VERSION = 5
 
-#: Tasks loaded by this process; rows and tokens are shared by all recipes.
+#: Tasks that a process keeps at once: each holds its rows, and tokens and states as open files.
+MOST_LOADED = 12
+#: Tasks loaded by this process, those used last at the end; rows and tokens are shared by all recipes.
 _LOADED: dict[tuple, TaskData] = {}
 
 
@@ -46,7 +50,7 @@ class Setup:
     refused_licences: tuple[str, ...] = ()
 
     def data(self, task: str, rows: int | None = None) -> TaskData:
-        """Returns a task's rows, at most ``rows`` for training; loaded once per process.
+        """Returns a task's rows, at most ``rows`` for training; the last ones are kept by the process.
 
         Raises:
             UnknownNameError: no such task.
@@ -54,17 +58,15 @@ class Setup:
         """
         spec = self.catalogue.task(task)
         parts = (self.workspace, self.backbone.hash, spec.model_dump_json(), self.encoding, self.row_source)
-        if (key := (*parts, self.eval_rows, rows)) not in _LOADED:
-            _LOADED[key] = prepare_task(
-                self.workspace,
-                self.backbone,
-                spec,
-                self.encoding,
-                rows=rows,
-                eval_rows=self.eval_rows,
-                source=self.row_source,
-            )
-        return _LOADED[key]
+        key = (*parts, self.eval_rows, rows, _stamps(spec))
+        data = _LOADED.pop(key, None) or prepare_task(
+            self.workspace, self.backbone, spec, self.encoding, rows=rows, eval_rows=self.eval_rows,
+            source=self.row_source,
+        )  # fmt: skip
+        _LOADED[key] = data
+        while len(_LOADED) > MOST_LOADED:
+            del _LOADED[next(iter(_LOADED))]
+        return data
 
     def with_steps(self, steps: int) -> Setup:
         """Returns the same settings with a fixed number of optimiser steps."""
@@ -78,6 +80,13 @@ class Setup:
             max_length=self.encoding.fitted(self.backbone).max_length,
             stride=self.encoding.stride, dtype=str(default_dtype()), **parts,
         )  # fmt: skip
+
+
+def _stamps(spec: TaskSpec) -> tuple[tuple[int, int] | None, ...]:
+    """Returns times of change and sizes of a person's own files, which may be edited while a process runs."""
+    paths = [Path(name).expanduser() for one in spec.rows if isinstance(one, FileRows)
+             for name in (one.train, one.validation) if name]  # fmt: skip
+    return tuple((path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None for path in paths)
 
 
 def make_setup(

@@ -27,13 +27,13 @@ def tokens_per_second(setup: Setup) -> float:
     if (held := read_json(path)) is None:
         encoder = SegmentedEncoder(setup.backbone.load_encoder(), setup.backbone.anatomy, k).eval().to(device, dtype)
         ids = torch.randint(5, 100, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0)).to(device)
-        mask, types = torch.ones_like(ids), torch.zeros_like(ids)
+        mask = torch.ones_like(ids)
         states = torch.zeros(ROWS, LENGTH, setup.backbone.hidden_size, dtype=dtype, device=device) if k else None
         seconds = []
         with torch.inference_mode():
             for _ in range(REPEATS + 1):
                 started = time.perf_counter()
-                encoder(ids, mask, types, states).float().cpu()
+                encoder(ids, mask, None, states).float().cpu()
                 seconds.append(time.perf_counter() - started)
         held = {"tokens_per_second": ROWS * LENGTH / statistics.median(seconds[1:])}
         write_json(path, held)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from adaptmtl.adapters.bundle import Bundle
 from adaptmtl.adapters.heads import make_head
-from adaptmtl.adapters.methods import LoraMethod, LoraWeights, weights_from_peft
+from adaptmtl.adapters.methods import LoraMethod, LoraWeights, one_scale, weights_from_peft
 from adaptmtl.backbone.precision import default_dtype
 from adaptmtl.errors import SelectionError
 from adaptmtl.tasks.kind import Kind, kinds
@@ -51,7 +53,8 @@ def target_features(setup: Setup, split: PreparedSplit, source: Bundle | LoraWei
 
 def delta_of(bundle: Bundle) -> Delta:
     """Returns an adapter's low-rank updates with the scale folded into B, as arrays."""
-    scale = float(bundle.lora_config["lora_alpha"]) / float(bundle.lora_config["r"])
+    method = method_of(bundle)
+    scale = method.alpha / method.rank
     return {name: (_array(a), scale * _array(b)) for name, (a, b) in weights_from_peft(bundle.adapter).items()}
 
 
@@ -85,10 +88,20 @@ def check_class_head(bundle: Bundle, kind: Kind) -> None:
         raise SelectionError(f"the head of source {facts.name!r} reads {reads}, unlike a {kind} target")
 
 
-def method_of(bundle: Bundle, setup: Setup) -> LoraMethod:
-    """Returns the rank and scale of an adapter, on the recipe's modules."""
+def method_of(bundle: Bundle, setup: Setup | None = None) -> LoraMethod:
+    """Returns the rank and scale of an adapter, on the recipe's modules.
+
+    Raises:
+        SelectionError: not all its layers have the same.
+    """
     config = bundle.lora_config
-    return LoraMethod(int(config["r"]), float(config["lora_alpha"]), setup.recipe.method.targets)
+    if not one_scale(config):
+        raise SelectionError(
+            f"{bundle.manifest.name} has rsLoRA or other ranks and scales in some layers, which estimates do not read; "
+            "name it in --sources to use it all the same"
+        )
+    shape = LoraMethod(int(config["r"]), float(config["lora_alpha"]))
+    return replace(shape, targets=setup.recipe.method.targets) if setup else shape
 
 
 def _array(tensor: Tensor) -> np.ndarray:

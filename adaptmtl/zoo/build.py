@@ -30,6 +30,7 @@ from adaptmtl.provenance import Cost, measured, record
 from adaptmtl.statistics import interval
 from adaptmtl.tasks.metrics import metrics
 from adaptmtl.training.adapter import Trained, train_adapter
+from adaptmtl.training.checkpoint import until_published
 from adaptmtl.training.data import TaskData
 from adaptmtl.training.features import mean_features
 from adaptmtl.training.loop import accelerator
@@ -86,13 +87,13 @@ def ensure_adapter(setup: Setup, task: str, rows: int | None, seed: int) -> Entr
         return held
     for note in data.notes:
         setup.workspace.reporter.say(f"{task}: {note}")
-    with measured() as cost:
-        trained = train_adapter(setup.workspace, setup.backbone, data, setup.recipe, seed)
-        scored = evaluate(trained, setup.workspace, data)
-    cost.add(trained.log.earlier)
-    assert trained.weights is not None
-    bundle = make_bundle(setup, data, trained, scored, cost, key=key, method="lora", seed=seed)
-    entry = zoo.add(bundle)
+    with until_published():
+        with measured() as cost:
+            trained = train_adapter(setup.workspace, setup.backbone, data, setup.recipe, seed)
+            scored = evaluate(trained, setup.workspace, data)
+        cost.add(trained.log.earlier)
+        assert trained.weights is not None
+        entry = zoo.add(make_bundle(setup, data, trained, scored, cost, key=key, method="lora", seed=seed))
     main = data.spec.main_metric
     setup.workspace.reporter.say(
         f"{task}: {main} {scored.values[main]:.3f} on {len(data.validation.rows)} rows, {cost.seconds:.0f} s"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from peft import get_peft_model
 from tiny_architectures import CASES, SPEC, encoded_rows, lower_states, padded, plain_inputs
 from torch import Tensor
@@ -16,7 +17,7 @@ from adaptmtl.adapters.heads import make_head
 from adaptmtl.adapters.methods import LoraMethod, LoraWeights, inject_lora
 from adaptmtl.backbone.anatomy import ANATOMY
 from adaptmtl.backbone.load import Backbone
-from adaptmtl.backbone.segments import SegmentedEncoder
+from adaptmtl.backbone.segments import SegmentedEncoder, attention_dropout_off
 from adaptmtl.backbone.states import states_of
 from adaptmtl.training.model import lora_model, outputs_of
 from adaptmtl.workspace import Workspace
@@ -35,6 +36,33 @@ def random_weights(shapes: dict[str, tuple[torch.Size, torch.Size]]) -> LoraWeig
 
 def test_every_supported_architecture_has_a_case() -> None:
     assert {model_type for model_type, _ in CASES.values()} == set(ANATOMY)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_attention_probability_is_dropped(
+    case: str, backbone_of: BackboneOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, ids, seen = backbone_of(case).load_encoder().train(), torch.arange(5, 45).reshape(2, 20), []
+    drop, attend = F.dropout, F.scaled_dot_product_attention
+
+    def dropped(x, p=0.5, training=True, inplace=False):
+        seen.append((tuple(x.shape[-2:]) == (20, 20), p if training else 0.0))
+        return drop(x, p, training, inplace)
+
+    def attended(*parts, dropout_p=0.0, **more):
+        seen.append((True, dropout_p))
+        return attend(*parts, dropout_p=dropout_p, **more)
+
+    monkeypatch.setattr(F, "dropout", dropped)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attended)
+    model(input_ids=ids)
+    before = [p for attention, p in seen if attention]
+    seen.clear()
+    attention_dropout_off(model)
+    model(input_ids=ids)
+    assert len([1 for attention, _ in seen if attention]) == len(before) >= model.config.num_hidden_layers
+    assert not any(p for attention, p in seen if attention)
+    assert case == "modernbert" or (any(before) and any(p for attention, p in seen if not attention))
 
 
 @pytest.mark.parametrize("case", CASES)

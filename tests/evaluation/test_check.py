@@ -193,7 +193,7 @@ def test_random_sources_depend_on_how_many_are_drawn(trained, result):
 
 
 def test_one_seed_has_no_deviation_and_joint_counts_what_it_trains(trained, monkeypatch):
-    monkeypatch.setattr("adaptmtl.fusion.methods.Mixing", lambda: Mixing(patience=0))  # all steps, whatever is held out
+    monkeypatch.setattr("adaptmtl.training.kept.Mixing", lambda: Mixing(patience=0))  # all steps, whatever is held out
     wanted = ["target_adapter", "fused"]
     merge = check(trained, "opinion", sources=["mood", "colour"], seeds=1, arms_wanted=wanted)
     joint = check(trained, "opinion", sources=["mood", "colour"], seeds=1, arms_wanted=wanted, method="joint")
@@ -257,7 +257,7 @@ def test_a_check_whose_trainings_are_held_tokenises_nothing(trained, result, no_
 
 
 def test_multi_task_training_takes_the_adapters_steps_whatever_the_targets(trained, result, monkeypatch):
-    monkeypatch.setattr("adaptmtl.evaluation.arms.train_shared", lambda *_, **__: pytest.fail("it was trained anew"))
+    monkeypatch.setattr("adaptmtl.training.kept.train_shared", lambda *_, **__: pytest.fail("it was trained anew"))
     other = check(trained.with_steps(2), "opinion", sources=["mood", "colour"], seeds=1, arms_wanted=["multitask_all"])
     before = next(one for one in result.arms if one.name == "multitask_all")
     assert other.steps == 2 and other.arms[0].upstream_seconds == before.upstream_seconds

@@ -1,6 +1,7 @@
 """The identities that every fusion must pass on real (tiny) models: DESIGN, fusion."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +11,17 @@ from toy_tasks import FIVE_KINDS, RECIPE, toy_setup
 from adaptmtl.adapters.bundle import read_bundle, write_bundle
 from adaptmtl.adapters.heads import make_head
 from adaptmtl.adapters.methods import peft_state, weights_from_peft
+from adaptmtl.errors import SelectionError
 from adaptmtl.fusion.contract import merges
-from adaptmtl.fusion.methods import SourceAdapter, fusions, start_weights
-from adaptmtl.fusion.run import run_fusion
+from adaptmtl.fusion.delta import from_peft
+from adaptmtl.fusion.methods import SourceAdapter, fusions, start_from, start_weights, trains_on_sources
+from adaptmtl.fusion.run import rows_behind, run_fusion
 from adaptmtl.provenance import Cost
 from adaptmtl.storage import key_of
 from adaptmtl.training.model import lora_model, outputs_of
 from adaptmtl.training.restore import restore
 from adaptmtl.training.score import score
+from adaptmtl.transfer.evidence import method_of
 from adaptmtl.zoo.build import make_bundle, train_adapters
 
 SOURCES = ("mood", "colour", "nouns")
@@ -171,3 +175,37 @@ def test_seeds_matter_and_repeat(quick, entries):
     name = next(iter(first.weights))
     assert torch.equal(first.weights[name][0], same.weights[name][0])
     assert not torch.equal(first.weights[name][0], other.weights[name][0])
+
+
+def test_joint_training_is_that_of_the_rows_that_are_there_now(setup, entries):
+    quick, chosen = setup.with_steps(4), entries[:2]
+    before = rows_behind(quick, chosen)
+    assert set(before) == {one.task for one in chosen} and trains_on_sources("joint") and not trains_on_sources("merge")
+    path = Path(setup.catalogue.tasks[chosen[0].task].rows[0].train)
+    text = path.read_text()
+    try:
+        path.write_text(text + text.splitlines(keepends=True)[0])
+        assert rows_behind(quick, chosen) != before, "the edited file was not read again"
+    finally:
+        path.write_text(text)
+
+
+def test_joint_training_needs_the_rows_of_its_sources(setup, adapters):
+    unknown = replace(adapters[0], task="pulled")
+    with pytest.raises(SelectionError, match=r"no task 'pulled' is known here.*--method merge"):
+        fusions["joint"](setup, setup.data("opinion"), [unknown], 0)
+
+
+def test_an_adapter_whose_scale_is_not_alpha_over_r_begins_at_its_own_update(setup, adapters):
+    bundle = adapters[0].bundle
+    scaled = replace(bundle, lora_config={**bundle.lora_config, "use_rslora": True})
+    plain, own = (from_peft(one.adapter, one.lora_config) for one in (bundle, scaled))
+    start = start_from(setup, [scaled])
+    ratio = setup.recipe.method.rank**0.5
+    scale = setup.recipe.method.alpha / setup.recipe.method.rank
+    for name, (a, b) in start.items():
+        update = plain[name].b @ plain[name].a
+        torch.testing.assert_close(own[name].b @ own[name].a, ratio * update, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(scale * b @ a, ratio * update, atol=1e-4, rtol=1e-3, check_dtype=False)
+    with pytest.raises(SelectionError, match="rsLoRA or other ranks"):
+        method_of(scaled, setup)

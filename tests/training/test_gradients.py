@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from tiny_architectures import write_architecture
 from toy_tasks import FIVE_KINDS, toy_setup
 
 import adaptmtl.training.gradients as module
 from adaptmtl.adapters.heads import make_head
 from adaptmtl.backbone.precision import default_dtype
+from adaptmtl.errors import SelectionError
 from adaptmtl.training.batches import make_batch, training_units
 from adaptmtl.training.gradients import row_gradients, split_losses, unit_losses
 from adaptmtl.training.model import lora_model
@@ -126,3 +128,10 @@ def test_the_same_call_gives_the_same_numbers(setup):
     assert first.slopes.tolist() == second.slopes.tolist()
     assert all(first.fisher[name].tolist() == second.fisher[name].tolist() for name in first.fisher)
     assert default_dtype() in (torch.float32, torch.bfloat16)
+
+
+def test_a_backbone_that_runs_a_layer_on_positions_too_is_refused_in_one_line(tmp_path):
+    folder = str(write_architecture("deberta-v2", tmp_path / "deberta"))
+    setup = toy_setup(tmp_path / "tasks", folder, tmp_path / "home", ["opinion"])
+    with pytest.raises(SelectionError, match=r"share_att_key of DeBERTa\): gradients of single rows cannot be had"):
+        row_gradients(setup, setup.data("opinion").train)

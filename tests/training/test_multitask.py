@@ -5,13 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from toy_tasks import toy_setup
 from toys import QUICK, toy_data
 
 from adaptmtl.backbone.load import Backbone
 from adaptmtl.errors import SelectionError
+from adaptmtl.training import kept
 from adaptmtl.training import multitask as module
 from adaptmtl.training.adapter import fine_tune
 from adaptmtl.training.data import TaskData
+from adaptmtl.training.kept import kept_shared
+from adaptmtl.training.loop import one_at_a_time
 from adaptmtl.training.multitask import Mixing, train_shared
 from adaptmtl.workspace import Workspace
 
@@ -139,3 +143,33 @@ def test_holding_out_splits_the_training_rows(tasks: dict[str, TaskData]):
 def test_no_task_is_an_error(backbone: Backbone, workspace: Workspace):
     with pytest.raises(SelectionError, match="at least one task"):
         train_shared(workspace, backbone, {}, QUICK, seed=0, full=True)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_tasks_may_be_called_anything(full: bool, backbone: Backbone, workspace: Workspace):
+    data = toy_data("sequence_classification", backbone)
+    shared = train_shared(workspace, backbone, {"train": data, "v1.2": data, "v1,3": data}, QUICK, 0, full=full)
+    assert shared.log.steps == QUICK.steps
+
+
+def test_what_several_begin_from_is_trained_once(tmp_path, tiny_backbone, monkeypatch):
+    setup = toy_setup(tmp_path / "tasks", tiny_backbone, tmp_path / "home", ["opinion", "mood"])
+    tasks = {name: setup.data(name) for name in ("mood", "opinion")}
+    first = kept_shared(setup, tasks, 4, full=False, seed=1, description="joint")
+    made = []
+    monkeypatch.setattr(kept, "train_shared", lambda *_, **more: made.append(more) or pytest.fail("trained again"))
+    again = kept_shared(setup, tasks, 4, full=False, seed=1, description="joint")
+    assert made == [] and again.tensors.keys() == first.tensors.keys()
+    assert all(torch.equal(again.tensors[name], value) for name, value in first.tensors.items())
+    assert again.seconds == first.seconds == again.log.earlier[0] and again.log.tokens == first.log.tokens
+    for other in ({"steps": 5}, {"seed": 2}, {"full": True}):
+        with pytest.raises(pytest.fail.Exception, match="trained again"):
+            kept_shared(setup, tasks, **{"steps": 4, "full": False, "seed": 1, **other}, description="")
+
+
+def test_processes_that_train_together_do_not_wait_for_each_other(workspace: Workspace, monkeypatch):
+    with one_at_a_time(workspace, "one"):
+        assert workspace.folder("locks", "one.lock").exists()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with one_at_a_time(workspace, "two"), one_at_a_time(workspace, "two"):
+        assert not workspace.folder("locks", "two.lock").exists()

@@ -17,6 +17,7 @@ from adaptmtl.adapters.bundle import Bundle
 from adaptmtl.backbone.load import Backbone, resolve
 from adaptmtl.errors import AdapterError, BackboneError
 from adaptmtl.tasks.kind import kinds
+from adaptmtl.tasks.rows import Split
 from adaptmtl.training.model import outputs_of
 from adaptmtl.training.restore import restore, spec_of
 from adaptmtl.workspace import Workspace
@@ -117,3 +118,22 @@ def test_a_head_or_task_that_does_not_fit_is_an_error(made):
     with pytest.raises(AdapterError, match="label_names") as caught:
         restore(with_manifest(bundle, task=unlabelled), backbone)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("unit", "zero"), [(5e4, 3e5), (1e-5, 0.0)])
+def test_values_of_any_size_come_back_and_changes_are_noticed(unit, zero, backbone: Backbone, workspace: Workspace):
+    """Prices differ by cents on a processor that rounds otherwise; shares of a millionth must not be too rough."""
+    data = toy_data("regression", backbone)
+    rows = tuple({**row, "label": zero + unit * row["label"]} for row in data.train.rows.rows)
+    bundle, _ = bundle_of(workspace, backbone, replace(data, train=replace(data.train, rows=Split(rows), _states={})))
+    restore(bundle, backbone)
+    saved, spread = bundle.manifest.probe, float(bundle.head["spread"])
+    assert 2e-3 * spread <= saved.tolerance <= 2.1e-3 * spread + 1e-6 * zero
+
+    def moved(by):
+        shift = [[value + by for value in one] for row in saved.logits for one in row]
+        return with_manifest(bundle, probe=saved.model_copy(update={"logits": tuple([one] for one in shift)}))
+
+    restore(moved(1e-3 * spread), backbone)
+    with pytest.raises(AdapterError, match="does not reproduce its saved outputs"):
+        restore(moved(1e-2 * spread), backbone)

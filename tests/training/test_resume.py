@@ -10,17 +10,20 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from toys import QUICK, toy_data
 
+from adaptmtl.adapters.bundle import ADAPTER
 from adaptmtl.backbone.load import Backbone, resolve
 from adaptmtl.provenance import Cost
 from adaptmtl.training import batches
 from adaptmtl.training.adapter import fine_tune, train_adapter
 from adaptmtl.training.multitask import Mixing, train_shared
 from adaptmtl.workspace import Silent, Workspace
+from adaptmtl.zoo.build import train_adapters
 
 STEPS = 24
 TOKENS = 60  # at once, so that a step has several pieces
@@ -141,6 +144,25 @@ def test_killed_at_random_steps(backbone: Backbone, workspace: Workspace, tmp_pa
         assert subprocess.run(command, env=environment, timeout=120).returncode == -signal.SIGKILL
     assert len(unfinished(workspace)) == 1
     assert train("adapter", backbone, workspace) == expected
+
+
+def test_killed_before_the_result_is_saved_nothing_is_trained_again(tmp_path, tiny_backbone, monkeypatch):
+    from toy_tasks import toy_setup  # this file is a script as well
+
+    setup = toy_setup(tmp_path / "tasks", tiny_backbone, tmp_path / "home", ["opinion"])
+    (whole,) = train_adapters(replace(setup, workspace=replace(setup.workspace, home=tmp_path / "whole")), ["opinion"])
+    monkeypatch.setenv("ADAPTMTL_CHECKPOINT_SECONDS", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr("adaptmtl.zoo.build.evaluate", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train_adapters(setup, ["opinion"])
+    assert len(unfinished(setup.workspace)) == 1
+    notes = Notes()
+    (entry,) = train_adapters(replace(setup, workspace=replace(setup.workspace, reporter=notes)), ["opinion"])
+    steps = setup.recipe.steps
+    assert any(f"going on after step {steps} of {steps}" in line for line in notes.said)
+    assert (entry.path / ADAPTER).read_bytes() == (whole.path / ADAPTER).read_bytes()
+    assert unfinished(setup.workspace) == [] and entry.manifest().cost.steps == steps
 
 
 if __name__ == "__main__":

@@ -116,6 +116,19 @@ def test_aliases_move_are_checked_and_go_with_their_adapter(filled):
     assert filled.aliases() == {}
 
 
+def test_an_adapter_is_removed_by_its_whole_name_only(filled, tmp_path):
+    entry = next(one for one in filled.entries() if one.task == "rte")
+    with pytest.raises(UnknownNameError, match=f"did you mean .*{entry.name}"):
+        filled.remove(entry.name[:-1])
+    assert filled.get(entry.name[:-1]) == entry, "to look at it, the beginning is enough"
+    filled.alias("mine", entry.key)
+    elsewhere = tmp_path / "elsewhere"
+    entry.path.rename(elsewhere)
+    entry.path.symlink_to(elsewhere)
+    assert filled.remove("mine").key == entry.key and entry.key not in keys(filled) and filled.aliases() == {}
+    assert (elsewhere / ADAPTER).exists(), "what a link points to is not the zoo's"
+
+
 @pytest.mark.parametrize("harm", ["absent", "empty", "garbage", "truncated", "other version", "rows changed", "half"])
 def test_an_index_that_is_missing_or_corrupt_is_made_again(filled, harm):
     path, truth = filled.adapters.parent / "index.sqlite", filled.entries()
