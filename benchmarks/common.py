@@ -182,15 +182,19 @@ def resumed(path: Path, settings: dict[str, Any], **fresh: Any) -> dict[str, Any
 
     Args:
         path: of the results.
-        settings: that all results of the file share.
+        settings: that all results of the file share, with the machine, the dtype and the default recipe.
         fresh: what a new file begins with.
 
     Raises:
         SystemExit: the file's results are of other settings; they are never written over.
     """
+    from adaptmtl.backbone.precision import default_dtype
     from adaptmtl.provenance import environment
     from adaptmtl.storage import read_json
+    from adaptmtl.training.recipe import Recipe
 
+    machine = {name: environment()["machine"].get(name) for name in ("processor", "cores", "instructions", "device")}
+    settings = {**settings, "machine": machine, "dtype": str(default_dtype()), "recipe": Recipe().to_dict()}
     if (held := read_json(path)) is None:
         return {"settings": settings, **fresh}
     if held.get("settings") != settings:

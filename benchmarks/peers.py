@@ -1,8 +1,9 @@
 """The peers of the speed benchmarks: peft + transformers.Trainer, and adapters (AdapterHub) + AdapterTrainer.
 
 Both get what our engine gets: the same tokenised rows, batch size, epochs, optimiser, schedule, and the same LoRA on
-the same layers; and the settings that make them fast: batches grouped by length and padded to their longest row, rows
-tokenised beforehand, no evaluation, logging or saving, the fused optimiser, bf16 where it is faster.
+the same layers; and the settings that make them fast: batches grouped by length as far as our engine's are, rows
+tokenised beforehand, no evaluation, logging or saving, the fused optimiser; and whatever is faster of the choices that a
+:class:`Peer` has: bf16, another attention, padding to a few lengths, steps in smaller pieces.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import transformers
 
 from adaptmtl.adapters.methods import LoraWeights
 from adaptmtl.tasks.encoded import EncodedRows
-from adaptmtl.training.batches import training_units
+from adaptmtl.training.batches import BATCHES_PER_BUCKET, training_units
 from adaptmtl.training.data import PreparedSplit, TaskData
 from adaptmtl.training.recipe import Recipe
 from adaptmtl.training.score import score
@@ -53,18 +54,36 @@ class Peer:
     Attributes:
         library: "peft" or "adapters".
         bf16: autocast to bf16.
-        dropout: keep the model's own dropout, as the libraries do unless told otherwise; off is faster, and is what
-            our engine does in a frozen encoder.
+        dropout: keep the model's own dropout, as the libraries do unless told otherwise; our engine has none in a
+            frozen encoder.
+        eager: attention as plain products, not torch's own kernel.
+        pad_to: batches are padded to a multiple of so many tokens.
+        pieces: parts that a step is cut into; their gradients accumulate.
     """
 
     library: str
     bf16: bool
     dropout: bool
+    eager: bool = False
+    pad_to: int = 1
+    pieces: int = 1
+
+    @classmethod
+    def of(cls, library: str, variant: str) -> Peer:
+        """Reads "bf16, eager, pad 16, in 4, no dropout", of which only the first part must be there."""
+        parts = variant.split(", ")
+        numbers = {name: int(value) for name, _, value in (part.rpartition(" ") for part in parts) if value.isdecimal()}
+        return cls(library, "bf16" in parts, "no dropout" not in parts, "eager" in parts, numbers.get("pad", 1),
+                   numbers.get("in", 1))  # fmt: skip
 
     @property
     def name(self) -> str:
-        """Says all three."""
-        return f"{self.library} {'bf16' if self.bf16 else 'fp32'}{'' if self.dropout else ', no dropout'}"
+        """Says all of them."""
+        parts = (
+            "bf16" if self.bf16 else "fp32", "eager" * self.eager, f"pad {self.pad_to}" * (self.pad_to > 1),
+            f"in {self.pieces}" * (self.pieces > 1), "no dropout" * (not self.dropout),
+        )  # fmt: skip
+        return f"{self.library} {', '.join(filter(None, parts))}"
 
 
 def train(
@@ -95,8 +114,10 @@ def train(
     model, trainer_class = build(peer, data, recipe)
     load(model, start or {})
     arguments = training_arguments(peer, recipe, seed, recipe.steps_for(len(rows)) if most_steps < 0 else most_steps)
-    trainer = _grouped(trainer_class)(model=model, args=arguments, train_dataset=rows,
-                                      data_collator=partial(collate, kind=data.spec.kind))  # fmt: skip
+    trainer = _grouped(trainer_class)(
+        model=model, args=arguments, train_dataset=rows,
+        data_collator=partial(collate, kind=data.spec.kind, pad_to=peer.pad_to),
+    )  # fmt: skip
     trainer.train()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -125,6 +146,8 @@ def build(peer: Peer, data: TaskData, recipe: Recipe) -> tuple[torch.nn.Module, 
         options = {"num_labels": 1, "problem_type": "regression"}
     if spec.kind == "multi_label_classification":
         options["problem_type"] = str(spec.kind)
+    if peer.eager:
+        options["attn_implementation"] = "eager"
     if not peer.dropout:
         options |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = getattr(transformers, MODELS[spec.kind]).from_pretrained(backbone.path, local_files_only=True, **options)
@@ -193,7 +216,8 @@ def training_arguments(peer: Peer, recipe: Recipe, seed: int, steps: int) -> tra
 
     cuda = torch.cuda.is_available()
     return transformers.TrainingArguments(
-        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=recipe.batch_size, max_steps=steps,
+        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=recipe.batch_size // peer.pieces, max_steps=steps,
+        gradient_accumulation_steps=peer.pieces,
         learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay, warmup_ratio=recipe.warmup,
         max_grad_norm=recipe.clip, lr_scheduler_type="linear", optim="adamw_torch_fused", group_by_length=True,
         logging_strategy="no", save_strategy="no", eval_strategy="no", report_to=[], disable_tqdm=True,
@@ -219,12 +243,13 @@ def features(encoded: EncodedRows, units: np.ndarray) -> list[dict[str, Any]]:
     return found
 
 
-def collate(rows: list[dict[str, Any]], kind: str | None = None) -> dict[str, torch.Tensor]:
-    """Pads rows to the longest of the batch; choices become a dimension of their own."""
+def collate(rows: list[dict[str, Any]], kind: str | None = None, pad_to: int = 1) -> dict[str, torch.Tensor]:
+    """Pads rows to the longest of the batch, or to the next multiple; choices become a dimension of their own."""
     texts = [one for row in rows for one in row["input_ids"]]
     longest = max(len(one) for one in texts)
     if torch.cuda.is_available():
-        longest = -(-longest // 8) * 8  # what tensor cores like
+        pad_to = max(pad_to, 8)  # what tensor cores like
+    longest = -(-longest // pad_to) * pad_to
     batch: dict[str, torch.Tensor] = {}
     mask = np.zeros((len(texts), longest), dtype=np.int64)
     for name in ("input_ids", "token_type_ids"):
@@ -271,20 +296,39 @@ def outputs_of(model: torch.nn.Module, data: TaskData, split: PreparedSplit, bf1
 
 
 def _grouped(trainer_class: type) -> type:
-    """Returns the Trainer class with group_by_length working on rows of any kind."""
+    """Returns the Trainer class with group_by_length working on rows of any kind.
+
+    Its own sampler sorts within so few batches, where rows are few, that up to half of what it computes is padding;
+    here it sorts within as many as our engine does.
+    """
 
     class Grouped(trainer_class):  # type: ignore[misc, valid-type]
         def log(self, *_, **__):  # type: ignore[no-untyped-def]
             pass
 
         def _get_train_sampler(self, train_dataset=None):  # type: ignore[no-untyped-def]
-            from transformers.trainer_pt_utils import LengthGroupedSampler
-
             rows = self.train_dataset if train_dataset is None else train_dataset
             lengths = [max(len(one) for one in row["input_ids"]) for row in rows]
-            return LengthGroupedSampler(self.args.train_batch_size, lengths=lengths)
+            bucket = BATCHES_PER_BUCKET * self.args.gradient_accumulation_steps
+            return _Sorted(lengths, self.args.train_batch_size, bucket, self.args.seed)
 
     return Grouped
+
+
+class _Sorted(torch.utils.data.Sampler):
+    """Draws every epoch anew, sorted by length within as many steps as our engine does, the longest batch first."""
+
+    def __init__(self, lengths: list[int], batch_size: int, bucket: int, seed: int):
+        self.lengths, self.batch_size, self.bucket = lengths, batch_size, bucket
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Any:
+        from transformers.trainer_pt_utils import get_length_grouped_indices
+
+        return iter(get_length_grouped_indices(self.lengths, self.batch_size, self.bucket, self.generator))
 
 
 def _label(encoded: EncodedRows, unit: int, part: slice) -> Any:

@@ -12,7 +12,8 @@ from adaptmtl.backbone.states import States, pad_tokens, padded_length
 from adaptmtl.tasks.encoded import EncodedRows
 from adaptmtl.tasks.kind import IGNORED
 
-_BATCHES_PER_BUCKET = 32
+#: Batches that are sorted by length together.
+BATCHES_PER_BUCKET = 32
 #: Padded tokens that go through forwards and backwards at once, at most, by device. On a CPU what they leave behind in
 #: a layer stays in the cache (docs/performance.md); elsewhere a step of long texts still fits into the memory.
 _TOKENS_AT_ONCE = {"cpu": 1024}
@@ -29,7 +30,7 @@ def epochs_of_units(encoded: EncodedRows, batch_size: int, seed: int) -> Iterato
     """
     generator, lengths_first = np.random.default_rng(seed), np.random.default_rng(0)
     unit_length = np.maximum.reduceat(encoded.lengths, encoded.unit_offsets[:-1])
-    bucket = batch_size * _BATCHES_PER_BUCKET
+    bucket = batch_size * BATCHES_PER_BUCKET
     units = training_units(encoded)
     while True:
         order = generator.permutation(units)
