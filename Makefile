@@ -22,11 +22,12 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format wheel-check build clean
+.PHONY: help demo test test-slow lint format wheel-check build clean
 
 help:
 	@echo "make demo         train, rank, fuse, check and predict on real data (DEMO_ROWS=$(DEMO_ROWS), DEMO_SEEDS=$(DEMO_SEEDS))"
 	@echo "make test         lint, types, tests"
+	@echo "make test-slow    the tests that make test leaves out: commands killed at any moment, the wheel"
 	@echo "make lint         ruff and mypy"
 	@echo "make format       ruff format, and what ruff can mend"
 	@echo "make wheel-check  build the wheel, install it elsewhere, run it"
@@ -66,6 +67,9 @@ format: $(VENV)/.dev
 
 test: lint
 	$(BIN)/python -m pytest -n auto -m "not slow"
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
 
 wheel-check: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow tests/cli/test_wheel.py

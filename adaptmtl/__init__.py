@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from adaptmtl.evaluation.check import check
     from adaptmtl.evaluation.predict import load_predictor
     from adaptmtl.fusion.fuse import fuse
+    from adaptmtl.selection.budget import Budget
     from adaptmtl.selection.reading import rank_sources
     from adaptmtl.tasks.catalogue import load_catalogue
+    from adaptmtl.tasks.infer import infer_task
+    from adaptmtl.tasks.own import add_tasks, known_tasks
     from adaptmtl.training.recipe import Encoding, Recipe
-    from adaptmtl.training.setup import make_setup
+    from adaptmtl.training.setup import Setup, make_setup
     from adaptmtl.workspace import Workspace
     from adaptmtl.zoo.build import train_adapters
     from adaptmtl.zoo.hub import pull, push
@@ -27,14 +30,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdaptMTLError",
+    "Budget",
     "Encoding",
     "LoraMethod",
     "Recipe",
+    "Setup",
     "Workspace",
     "Zoo",
     "__version__",
+    "add_tasks",
     "check",
     "fuse",
+    "infer_task",
+    "known_tasks",
     "load_catalogue",
     "load_predictor",
     "make_setup",
@@ -46,13 +54,18 @@ __all__ = [
 
 _HOMES = {
     "AdaptMTLError": "adaptmtl.errors",
+    "Budget": "adaptmtl.selection.budget",
     "Encoding": "adaptmtl.training.recipe",
     "LoraMethod": "adaptmtl.adapters.methods",
     "Recipe": "adaptmtl.training.recipe",
+    "Setup": "adaptmtl.training.setup",
     "Workspace": "adaptmtl.workspace",
     "Zoo": "adaptmtl.zoo.store",
+    "add_tasks": "adaptmtl.tasks.own",
     "check": "adaptmtl.evaluation.check",
     "fuse": "adaptmtl.fusion.fuse",
+    "infer_task": "adaptmtl.tasks.infer",
+    "known_tasks": "adaptmtl.tasks.own",
     "load_catalogue": "adaptmtl.tasks.catalogue",
     "load_predictor": "adaptmtl.evaluation.predict",
     "make_setup": "adaptmtl.training.setup",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -10,6 +10,29 @@ from typing import Generic, TypeVar
 from adaptmtl.errors import AdaptMTLError, UnknownNameError
 
 T = TypeVar("T")
+
+
+def name_list(names: Sequence[str], what: str) -> list[str]:
+    """Returns names as a list, each once.
+
+    Raises:
+        AdaptMTLError: they are one text, which is a sequence too, of letters.
+    """
+    if isinstance(names, str):
+        raise AdaptMTLError(f"{what} is {names!r}: give a list of names, such as [{names!r}]")
+    return list(dict.fromkeys(names))
+
+
+def seed_list(seeds: int | Sequence[int]) -> list[int]:
+    """Returns the seeds 0, 1, ... of a number of trainings, or those given.
+
+    Raises:
+        AdaptMTLError: there are none, or one is negative or twice.
+    """
+    found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not found or min(found) < 0 or len(set(found)) < len(found):
+        raise AdaptMTLError(f"seeds is {seeds}; give how many, 1 or more, or a list of different ones from 0 on")
+    return found
 
 
 class Registry(Generic[T]):

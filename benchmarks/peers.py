@@ -2,7 +2,7 @@
 
 Both get what our engine gets: the same tokenised rows, batch size, epochs, optimiser, schedule, and the same LoRA on
 the same layers; and the settings that make them fast: batches grouped by length as far as our engine's are, rows
-tokenised beforehand, no evaluation, logging or saving, the fused optimiser; and whatever is faster of the choices that a
+tokenised beforehand, no evaluation, logging or saving, the fused optimiser; and what is faster of the choices that a
 :class:`Peer` has: bf16, another attention, padding to a few lengths, steps in smaller pieces.
 """
 

@@ -4,8 +4,8 @@ Two questions are put to every pair of runs. "Same work": the same LoRA on all l
 puts no adapter on the lower layers; its time includes running the rows through those layers, into an empty cache. All
 start from the same tokenised rows and end with trained weights on every side, model loading included. The sides run in
 processes of their own, one after another. Each peer's fastest way (precision, attention, padding, steps in pieces) is
-found by a few steps beforehand, one choice after the other, by the least of three trials each. Peers run twice: with the
-model's own dropout, as they do by default, and without it, as a frozen encoder does in our engine.
+found by a few steps beforehand, one choice after the other, by the least of three trials each. Peers run twice: with
+the model's own dropout, as they do by default, and without it, as a frozen encoder does in our engine.
 
     python benchmarks/train_speed.py [--tasks A,B] [--rows N] [--pairs 5] [--device cuda] [--mirror DIR] [--smoke]
     python benchmarks/train_speed.py --quality [--seeds 3] [--jobs 2]

@@ -84,7 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
-    except BrokenPipeError:  # the reader has gone, as in "| head"; nothing is left to flush at exit
+    except (BrokenPipeError, SystemExit) as error:  # the reader has gone, as in "| head"; click then exits with 1
+        if not isinstance(error if isinstance(error, OSError) else error.__context__, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -233,7 +233,7 @@ def names(text: str) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
-def auto_or_names(text: str) -> str | list[str]:
+def auto_or_names(text: str) -> Literal["auto"] | list[str]:
     """Returns "auto", or the names of a comma-separated list."""
     return "auto" if text.strip().lower() == "auto" else names(text)
 

@@ -43,7 +43,7 @@ def train_adapters(
     setup = training.setup(general)
     from adaptmtl.zoo.build import train_adapters as train
 
-    entries = train(setup, wanted, rows=training.rows, seeds=range(seeds))
+    entries = train(setup, wanted, rows=training.rows, seeds=seeds)
     if general.json:
         render.print_json(entries)
         return

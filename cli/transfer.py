@@ -33,8 +33,7 @@ def transfer(
     setup = admission.admit(training.setup(general, target))
     from adaptmtl.selection.reading import rank_sources
 
-    chosen = auto_or_names(sources)
-    result = rank_sources(setup, target, sources=None if chosen == "auto" else chosen, rows=training.rows, seed=seed)
+    result = rank_sources(setup, target, sources=auto_or_names(sources), rows=training.rows, seed=seed)
     if general.json:
         render.print_json(result)
     else:

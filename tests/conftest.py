@@ -14,8 +14,14 @@ import pytest
 from adaptmtl.errors import OfflineError
 from adaptmtl.workspace import Workspace
 
+for name in [one for one in os.environ if one.startswith("ADAPTMTL_")]:  # a person's own settings
+    if not name.startswith("ADAPTMTL_TEST_") and name != "ADAPTMTL_ARCHIVES":
+        del os.environ[name]
+for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "HF_TOKEN", "HF_ENDPOINT"):
+    os.environ.pop(name, None)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on tiny tensors, threads only wait for each other
-os.environ.setdefault("ADAPTMTL_DTYPE", "float32")  # small differences mean something, on every machine
+os.environ["ADAPTMTL_DTYPE"] = "float32"  # small differences mean something, on every machine
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests are of the CPU
 _LOCAL_NAMES = {"localhost", "ip6-localhost", ""}
 
 
@@ -58,10 +64,8 @@ def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps a person's own settings and products out of the tests."""
+    """Keeps a person's own products out of the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("ADAPTMTL_MIRROR", "ADAPTMTL_OFFLINE", "HF_TOKEN", "HF_ENDPOINT"):
-            patch.delenv(name, raising=False)
         patch.setenv("ADAPTMTL_HOME", str(tmp_path_factory.mktemp("home")))
         yield
 

@@ -83,16 +83,31 @@ def test_train_speed(benchmark, tasks: Path):
     )
 
 
+def test_a_peers_variant_is_read_as_it_is_written(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    peer = importlib.import_module("peers").Peer
+    for variant in ("fp32", "bf16, no dropout", "bf16, eager, pad 16, in 4, no dropout"):
+        assert peer.of("peft", variant).name == f"peft {variant}"
+    assert peer.of("peft", "bf16, pad 16, in 4") == peer("peft", True, True, False, 16, 4)
+
+
 def test_results_of_other_settings_are_never_written_over(monkeypatch, tmp_path: Path):
     monkeypatch.syspath_prepend(str(FOLDER))
     common = importlib.import_module("common")
     path = tmp_path / "results.json"
-    assert common.resumed(path, {"rows": 5}, runs={}) == {"settings": {"rows": 5}, "runs": {}}
-    path.write_text(json.dumps({"settings": {"rows": 5}, "runs": {"a": 1}, "provenance": {"git_commit": "abc"}}))
+    fresh = common.resumed(path, {"rows": 5}, runs={})
+    settings = fresh["settings"]
+    assert (
+        fresh == {"settings": settings, "runs": {}} and settings["rows"] == 5 and settings["dtype"] == "torch.float32"
+    )
+    path.write_text(json.dumps({"settings": settings, "runs": {"a": 1}, "provenance": {"git_commit": "abc"}}))
     again = common.resumed(path, {"rows": 5}, runs={})
     assert again["runs"] == {"a": 1} and again["earlier_commits"] == ["abc"]
     with pytest.raises(SystemExit, match=r"results of other settings \(rows 5, not 6\): give another --out"):
         common.resumed(path, {"rows": 6}, runs={})
+    monkeypatch.setattr("adaptmtl.backbone.precision.default_dtype", lambda: "torch.bfloat16")
+    with pytest.raises(SystemExit, match=r"dtype 'torch.float32', not 'torch.bfloat16'"):
+        common.resumed(path, {"rows": 5}, runs={})
     options = common.parser("a benchmark", "speed.json").parse_args(["--smoke"])
     assert options.out.name == "speed.json" and options.out.parent != common.RESULTS and not options.out_named
     assert common.parser("a benchmark", "speed.json").parse_args([]).out == common.RESULTS / "speed.json"

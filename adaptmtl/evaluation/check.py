@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from adaptmtl.errors import AdaptMTLError
 from adaptmtl.evaluation.arms import Arm, Plan, Upstream, arms, choosing_cost, flops_per_token
 from adaptmtl.fusion.fuse import DEFAULT_METHOD, choose_sources
 from adaptmtl.fusion.methods import fusions, trains_on_sources
 from adaptmtl.provenance import measured, record
+from adaptmtl.registry import name_list, seed_list
 from adaptmtl.selection.budget import DEFAULT_BUDGET, Budget
 from adaptmtl.selection.planner import Choice
 from adaptmtl.selection.reading import rank_sources
@@ -125,8 +125,8 @@ class CheckResult:
 
 def check(
     setup: Setup, target: str, *, sources: Literal["auto"] | Sequence[str] = "auto", method: str = DEFAULT_METHOD,
-    rows: int | None = None, seeds: int = 5, arms_wanted: Sequence[str] = DEFAULT_ARMS, margin: float = 0.01,
-    budget: Budget = DEFAULT_BUDGET,
+    rows: int | None = None, seeds: int | Sequence[int] = 5, arms_wanted: Sequence[str] = DEFAULT_ARMS,
+    margin: float = 0.01, budget: Budget | str | int = DEFAULT_BUDGET,
 ) -> CheckResult:  # fmt: skip
     """Trains every arm on the target over several seeds and compares them; trainings done before are not repeated.
 
@@ -138,19 +138,17 @@ def check(
         sources: "auto", or names of tasks whose adapters are in the zoo.
         method: of fusion.
         rows: at most so many training rows of the target.
-        seeds: trainings per arm, seeds 0, 1, ...
+        seeds: trainings per arm: how many (seeds 0, 1, ...), or which seeds.
         arms_wanted: names of arms; "fused" is always among them, since the others are compared with it.
         margin: non-inferiority margin in the metric's unit (0.01 is one point of accuracy).
-        budget: what choosing sources may cost.
+        budget: what choosing sources may cost, as for :func:`adaptmtl.fusion.fuse.fuse`.
 
     Raises:
         UnknownNameError: no such target, source, method or arm.
         SelectionError: the target is among the sources, or the zoo has none.
     """
-    if seeds < 1:
-        raise AdaptMTLError(f"seeds is {seeds}; give 1 or more (5 or more for intervals that mean something)")
     fusions[method]
-    wanted = list(dict.fromkeys(arms_wanted))
+    numbers, wanted, budget = seed_list(seeds), name_list(arms_wanted, "arms_wanted"), Budget.of(budget)
     for name in wanted:
         arms[name]
     wanted += [] if "fused" in wanted else ["fused"]
@@ -162,9 +160,9 @@ def check(
                 f"full multi-task training is without {', '.join(strangers)}: no task of that name is known, so there "
                 "are no rows; adaptmtl tasks add"
             )
-        runs = {name: [_run(plan, _stands_for(plan, name), seed) for seed in range(seeds)] for name in wanted}
+        runs = {name: [_run(plan, _stands_for(plan, name), seed) for seed in numbers] for name in wanted}
     metric, data = plan.target.spec.main_metric, plan.target
-    _remember(plan, choice, runs, metric)
+    _remember(plan, choice, runs, numbers)
     majority = majority_score(data)
     choosing = {"fused": choosing_cost(plan)}  # not in the arm's own product: named sources take no trial
     summaries = {
@@ -178,7 +176,7 @@ def check(
         n_rows=len(data.validation.rows),
         train_rows=len(data.train.rows),
         steps=plan.setup.recipe.steps or 0,
-        n_seeds=seeds,
+        n_seeds=len(numbers),
         majority=majority,
         sources=tuple(entry.task for entry in plan.chosen),
         all_sources=tuple(entry.task for entry in plan.all_sources),
@@ -187,9 +185,7 @@ def check(
         margin=margin,
         arms=tuple(results),
         seconds=cost.seconds,
-        provenance=record(
-            seeds=list(range(seeds)), backbone=setup.backbone.hash, data=data.fingerprint, origin=data.origin
-        ),
+        provenance=record(seeds=numbers, backbone=setup.backbone.hash, data=data.fingerprint, origin=data.origin),
     )
 
 
@@ -218,18 +214,18 @@ def make_plan(
     return Plan(fixed, setup, data, tuple(usable), chosen, method, choice.trial, overlapping), choice
 
 
-def _remember(plan: Plan, choice: Choice, runs: Mapping[str, Sequence[_Done]], metric: str) -> None:
+def _remember(plan: Plan, choice: Choice, runs: Mapping[str, Sequence[_Done]], seeds: Sequence[int]) -> None:
     """Puts what the arms that transfer gained over the target's own adapter into the workspace's history.
 
     What owes its gain to texts that a source shares with the evaluation rows is no lesson for other targets.
     """
-    setup, data = plan.setup, plan.target
+    setup, data, metric = plan.setup, plan.target, plan.target.spec.main_metric
     recipe = recipe_of(setup)
     found = []
     for name, entries in (("best_source", plan.related[:1]), ("fused", plan.chosen)):
         sources = tuple(sorted(entry.task for entry in entries))
         seen = choice.seen.get(sources)
-        for seed, (run, alone) in enumerate(zip(runs.get(name, ()), runs.get("target_adapter", ()), strict=False)):
+        for seed, run, alone in zip(seeds, runs.get(name, ()), runs.get("target_adapter", ()), strict=False):
             if sources and not plan.overlapping & set(sources):
                 found.append(Transfer(
                     setup.backbone.hash, data.spec.name, sources, seed, run.facts["values"][metric],

@@ -43,17 +43,18 @@ class Predictor:
         """Columns of rows to predict on: those it was trained on; where that is not known, "?" ends an optional one."""
         return self.bundle.manifest.task.inputs or self.spec.kind.inputs
 
-    def predict(self, rows: Sequence[Mapping[str, Any]], *, best: int = 1) -> list[dict[str, Any]]:
+    def predict(self, rows: Sequence[Mapping[str, Any] | str], *, best: int = 1) -> list[dict[str, Any]]:
         """Predicts on rows.
 
         Args:
-            rows: dicts with :attr:`columns`.
+            rows: dicts with :attr:`columns`; where that is one column of texts, texts will do.
             best: question answering: how many answers of each row are given, under "best", what is predicted first.
 
         Returns:
-            By kind: ``{"label", "probabilities"}``, ``{"labels", "probabilities"}``, ``{"value"}``,
-            ``{"choice", "text", "probabilities"}``, ``{"tokens", "tags"}``, or ``{"answer", "start", "end", "score"}``
-            (characters of the context).
+            By kind: ``{"label", "probabilities"}`` and ``{"labels", "probabilities"}`` (by label, a dict),
+            ``{"value"}`` (in the labels' unit), ``{"choice", "text", "probabilities"}`` (in the order of the choices, a
+            list), ``{"tokens", "tags"}``, or ``{"answer", "start", "end", "score"}`` (characters of the context, a sum
+            of logits).
 
         Raises:
             DataError: a row lacks a column, or a text is empty or no text.
@@ -62,6 +63,8 @@ class Predictor:
         if best < 1 or (best > 1 and not self.spec.kind.ranks_answers):
             have = "give 1 or more" if best < 1 else f"{self.spec.kind} gives one answer per row; leave it out"
             raise AdaptMTLError(f"the {best} best answers were asked for: {have}")
+        if isinstance(rows, str | Mapping):
+            raise DataError(f"rows is {str(rows)[:60]!r}; give a list of rows, of one as well")
         if not rows:
             return []
         split = Split(tuple(self._checked(row, number) for number, row in enumerate(rows, start=1)))
@@ -75,8 +78,12 @@ class Predictor:
         names = self.spec.label_names or ()
         return [self.spec.kind.prediction(found, index, row, names) for index, row in enumerate(split.rows)]
 
-    def _checked(self, row: Mapping[str, Any], number: int) -> Row:
+    def _checked(self, row: Mapping[str, Any] | str, number: int) -> Row:
         out: Row = {}
+        if isinstance(row, str) and len(self.columns) == 1 and self.columns[0] not in self.spec.kind.lists:
+            row = {self.columns[0]: row}
+        if not isinstance(row, Mapping):
+            raise DataError(f"row {number} is {str(row)[:60]!r}; give a dict of {', '.join(self.columns)}")
         for column in self.columns:
             name, optional = column.removesuffix("?"), column.endswith("?")
             value = row.get(name)

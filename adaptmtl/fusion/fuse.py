@@ -105,7 +105,7 @@ def _no_source(setup: Setup, target: str, excluded: Sequence[tuple[str, str]]) -
 
 def fuse(
     setup: Setup, target: str, *, sources: Literal["auto"] | Sequence[str] = "auto", method: str = DEFAULT_METHOD,
-    rows: int | None = None, seed: int = 0, name: str | None = None, budget: Budget = DEFAULT_BUDGET,
+    rows: int | None = None, seed: int = 0, name: str | None = None, budget: Budget | str | int = DEFAULT_BUDGET,
 ) -> Fused:  # fmt: skip
     """Makes one adapter for a target out of source adapters, and puts it in the zoo.
 
@@ -119,13 +119,15 @@ def fuse(
         rows: at most so many training rows of the target.
         seed: of the target's training.
         name: another name for the result in the zoo.
-        budget: what choosing sources may cost.
+        budget: what choosing sources may cost: "30s", "5m", a share of one training from every source ("2%"), or a
+            number of trial trainings on the target; 6 of these by default.
 
     Raises:
         UnknownNameError: no such target, source or method.
-        SelectionError: the target is among the sources, or a source has no adapter.
+        SelectionError: the target is among the sources, a source has no adapter, or the budget is none.
     """
     fusions[method]
+    budget = Budget.of(budget)
     if name is not None:
         check_alias(name)
     zoo = Zoo(setup.workspace)

@@ -43,6 +43,15 @@ class Budget:
     unit: Unit
 
     @classmethod
+    def of(cls, value: Budget | str | int) -> Budget:
+        """Returns a budget as it is, one that is written as :meth:`parse` reads it, or a number of trial trainings.
+
+        Raises:
+            SelectionError: it is none of these.
+        """
+        return value if isinstance(value, Budget) else cls.parse(str(value))
+
+    @classmethod
     def parse(cls, text: str) -> Budget:
         """Reads "30s", "5m", "1h", "2%" or "8".
 

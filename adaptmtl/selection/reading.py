@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from adaptmtl.errors import SelectionError
 from adaptmtl.provenance import measured
+from adaptmtl.registry import name_list
 from adaptmtl.selection.gains import (
     Gain,
     GainModel,
@@ -140,14 +141,15 @@ class TransferTable:
 
 
 def rank_sources(
-    setup: Setup, target: str, *, sources: Sequence[str] | None = None, rows: int | None = None, seed: int = 0
-) -> TransferTable:
+    setup: Setup, target: str, *, sources: Literal["auto"] | Sequence[str] = "auto", rows: int | None = None,
+    seed: int = 0,
+) -> TransferTable:  # fmt: skip
     """Ranks the zoo's adapters as sources for a target by predicted gain; evaluation rows play no part in it.
 
     Args:
         setup: backbone, recipe, encoding, zoo.
         target: name of the target task.
-        sources: names of tasks to consider; None for all in the zoo.
+        sources: "auto" for all in the zoo, or names of tasks to consider.
         rows: at most so many training rows of the target; the estimators read at most 500 of them.
         seed: of the probe's folds.
 
@@ -157,8 +159,8 @@ def rank_sources(
     """
     with measured() as cost:
         data = setup.data(target, rows)
-        most = MOST_READ if sources is None else None
-        reader = Reader(setup, data, find_sources(setup, data, sources), seed, most=most)
+        named = None if sources == "auto" else name_list(sources, "sources")
+        reader = Reader(setup, data, find_sources(setup, data, named), seed, most=MOST_READ if named is None else None)
     return reader.table(cost.seconds)
 
 

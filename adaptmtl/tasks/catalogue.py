@@ -82,7 +82,7 @@ class Catalogue:
         return self.suites[name].tasks
 
 
-def load_catalogue(extra: Path | None = None, kept: Path | None = None) -> Catalogue:
+def load_catalogue(extra: str | Path | None = None, kept: Path | None = None) -> Catalogue:
     """Loads the tasks and suites that come with the package, and a person's own.
 
     Args:

@@ -70,11 +70,15 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs is not None:
             object.__setattr__(self, "epochs", float(self.epochs))  # 3 and 3.0 are one recipe, with one key
-        for name in ("batch_size", "learning_rate", "head_rate", "full_learning_rate", "epochs"):
-            if (value := getattr(self, name)) is not None and value <= 0:
+        for name in ("batch_size", "learning_rate", "head_rate", "full_learning_rate", "epochs", "clip"):
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
                 raise AdaptMTLError(f"recipe: {name} is {value}; it must be above 0")
-        if self.steps is not None and self.steps < 1:
-            raise AdaptMTLError(f"recipe: steps is {self.steps}; it must be at least 1")
+        for name, most in (("weight_decay", math.inf), ("warmup", 1.0), ("head_dropout", 1.0)):
+            if not 0 <= (value := getattr(self, name)) < most:
+                raise AdaptMTLError(f"recipe: {name} is {value}; it must be 0 or more, and below {most:g}")
+        for name in ("steps", "batch_size"):
+            if (value := getattr(self, name)) is not None and (value < 1 or value != int(value)):
+                raise AdaptMTLError(f"recipe: {name} is {value}; it must be at least 1, and whole")
 
     def layers_below(self, backbone: Backbone) -> int:
         """Returns the number of lower layers without adapter, checked against the backbone's depth."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from adaptmtl.backbone.load import DEFAULT_BACKBONE, Backbone, resolve
 from adaptmtl.backbone.precision import default_dtype
+from adaptmtl.errors import AdaptMTLError
+from adaptmtl.registry import name_list
 from adaptmtl.storage import key_of
 from adaptmtl.tasks.catalogue import Catalogue, load_catalogue
 from adaptmtl.tasks.own import known_tasks
@@ -96,8 +99,11 @@ def make_setup(
     recipe: Recipe | None = None,
     encoding: Encoding | None = None,
     catalogue: Catalogue | None = None,
+    task_file: str | Path | None = None,
     row_source: str = "auto",
     eval_rows: int | None = None,
+    allow_overlap: bool = False,
+    refused_licences: Sequence[str] = (),
 ) -> Setup:
     """Makes the settings of an experiment, every part with a default.
 
@@ -106,22 +112,31 @@ def make_setup(
         workspace: by default the one that the environment names.
         recipe: training choices.
         encoding: token lengths.
-        catalogue: known tasks, by default those that ship and those kept in the workspace.
+        catalogue: known tasks, by default those that ship, those kept in the workspace and those of ``task_file``.
+        task_file: YAML file or folder with tasks and suites of your own.
         row_source: "auto", or one of hub, mirror, archive, file.
         eval_rows: at most so many validation rows.
+        allow_overlap: use sources whose training rows hold texts of the target's evaluation rows; every output says so.
+        refused_licences: parts of licences ("nc", "unstated"); sources whose data's licence holds one are left out.
 
     Raises:
+        AdaptMTLError: both ``catalogue`` and ``task_file`` are given.
+        CatalogueError: a task file is wrong.
         UnknownNameError: no such backbone.
         BackboneError: the backbone is refused or broken.
         OfflineError: it would have to be fetched and cannot be.
     """
     workspace = workspace or Workspace()
+    if catalogue is not None and task_file is not None:
+        raise AdaptMTLError(f"task_file is {str(task_file)!r} and a catalogue is given as well: give one of them")
     return Setup(
         workspace=workspace,
         backbone=resolve(backbone, workspace),
         recipe=recipe or Recipe(),
         encoding=encoding or Encoding(),
-        catalogue=catalogue or known_tasks(workspace),
+        catalogue=catalogue or known_tasks(workspace, Path(task_file) if task_file is not None else None),
         row_source=row_source,
         eval_rows=eval_rows,
+        allow_overlap=allow_overlap,
+        refused_licences=tuple(name_list(refused_licences, "refused_licences")),
     )

@@ -27,6 +27,7 @@ from adaptmtl.backbone.load import Backbone
 from adaptmtl.backbone.precision import default_dtype
 from adaptmtl.errors import AdapterError
 from adaptmtl.provenance import Cost, measured, record
+from adaptmtl.registry import name_list, seed_list
 from adaptmtl.statistics import interval
 from adaptmtl.tasks.metrics import metrics
 from adaptmtl.training.adapter import Trained, train_adapter
@@ -46,7 +47,7 @@ EMBEDDED_ROWS = 256
 
 
 def train_adapters(
-    setup: Setup, tasks: Sequence[str], *, rows: int | None = None, seeds: Sequence[int] = (0,)
+    setup: Setup, tasks: Sequence[str], *, rows: int | None = None, seeds: int | Sequence[int] = 1
 ) -> list[Entry]:
     """Trains one adapter per task and seed; those that the zoo holds are returned as they are.
 
@@ -54,7 +55,7 @@ def train_adapters(
         setup: backbone, recipe, encoding.
         tasks: names from the catalogue.
         rows: at most so many training rows per task; None for all.
-        seeds: of heads, row order and dropout.
+        seeds: of heads, row order and dropout: how many (0, 1, ...), or which.
 
     Returns:
         The zoo's entries, task by task, seed by seed.
@@ -63,11 +64,12 @@ def train_adapters(
         UnknownNameError: a task that does not exist; nothing is trained then.
         DataError: rows are missing or malformed.
     """
-    for task in tasks:
+    wanted, numbers = name_list(tasks, "tasks"), seed_list(seeds)
+    for task in wanted:
         setup.catalogue.task(task)
     entries = []
-    for task in dict.fromkeys(tasks):
-        for seed in seeds:
+    for task in wanted:
+        for seed in numbers:
             entries.append(ensure_adapter(setup, task, rows, seed))
     return entries
 

@@ -45,7 +45,7 @@ _LOGIN = "log in with 'hf auth login' or set HF_TOKEN"
 def push(
     name: str,
     repo_id: str,
-    workspace: Workspace,
+    workspace: Workspace | None = None,
     *,
     private: bool = False,
     revision: str | None = None,
@@ -57,7 +57,7 @@ def push(
     Args:
         name: anything that :meth:`Zoo.get` accepts.
         repo_id: "user/name"; made if it does not exist.
-        workspace: whose zoo.
+        workspace: whose zoo; by default the one that the environment names.
         private: whether a repository that is made now is private.
         revision: branch, made if it does not exist; None for main.
         token: None for the one that the Hub's own tools stored.
@@ -71,6 +71,7 @@ def push(
         AdapterError: the adapter's files are damaged.
         AdaptMTLError: a malformed or forbidden repository.
     """
+    workspace = workspace or Workspace()
     _check_request("push", repo_id, workspace)
     entry = Zoo(workspace).get(name)
     manifest = entry.load().manifest
@@ -90,7 +91,7 @@ def push(
 
 def pull(
     repo_id: str,
-    workspace: Workspace,
+    workspace: Workspace | None = None,
     *,
     revision: str | None = None,
     token: str | None = None,
@@ -100,7 +101,7 @@ def pull(
 
     Args:
         repo_id: "user/name".
-        workspace: whose zoo.
+        workspace: whose zoo; by default the one that the environment names.
         revision: branch, tag or commit; None for main.
         token: None for the one that the Hub's own tools stored.
         endpoint: address of the Hub; None for HF_ENDPOINT or huggingface.co.
@@ -111,6 +112,7 @@ def pull(
         AdaptMTLError: a malformed, missing or forbidden repository.
         StorageError: the disk is full.
     """
+    workspace = workspace or Workspace()
     _check_request("pull", repo_id, workspace)
     zoo = Zoo(workspace)
     api = HfApi(endpoint=endpoint, token=token, library_name="adaptmtl")

@@ -52,12 +52,13 @@ class Zoo:
 
         return self._publish(bundle.manifest.key, fill)
 
-    def adopt(self, folder: Path) -> Entry:
+    def adopt(self, folder: str | Path) -> Entry:
         """Stores a copy of an adapter's folder from elsewhere, byte for byte, after verifying the copy.
 
         Raises:
             AdapterError: the folder is not a sound adapter, or its key is taken by an adapter with other content.
         """
+        folder = Path(folder)
         manifest = read_manifest(folder)
         final = self.adapters / manifest.key
         if final.exists() and _is_sound(final) and read_manifest(final) != manifest:

@@ -5,27 +5,21 @@ import sys
 import time
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from adaptmtl.cli.main import app
 
-COMMANDS = [
-    [],
-    ["tasks"],
-    ["tasks", "list"],
-    ["tasks", "show"],
-    ["train-adapters"],
-    ["transfer"],
-    ["fuse"],
-    ["check"],
-    ["predict"],
-    ["zoo"],
-    ["zoo", "list"],
-    ["zoo", "show"],
-    ["zoo", "remove"],
-    ["push"],
-    ["pull"],
-]
+
+def commands(group=None, before=()):
+    """The program, its commands, and theirs."""
+    group = group or typer.main.get_command(app)
+    yield list(before)
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*before, name))
+
+
+COMMANDS = list(commands())
 SECONDS = 0.8
 
 

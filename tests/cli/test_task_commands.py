@@ -145,4 +145,4 @@ def test_a_reader_that_goes_away_is_no_error():
     command = f"{sys.executable} -m adaptmtl.cli.main tasks list --json | head -c 1; echo ${{PIPESTATUS[0]}} >&2"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stdout == "{"
-    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+    assert done.stderr == "0\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from adaptmtl.workspace import Workspace
+from adaptmtl.zoo.store import Zoo
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,9 +28,13 @@ def test_example_is_at_most_ten_lines() -> None:
 
 @pytest.mark.real
 def test_example_runs(
-    real_workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    real_workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("ADAPTMTL_HOME", str(real_workspace.home))
+    monkeypatch.setenv("ADAPTMTL_HOME", str(tmp_path))
+    for part in ("backbones", "archives"):  # downloads are kept between runs, and nothing else
+        kept = real_workspace.folder(part)
+        kept.mkdir(parents=True, exist_ok=True)
+        (tmp_path / part).symlink_to(kept)
     code = example().replace("rows=500", "rows=16").replace("seeds=3", "seeds=1")
     code = code.replace('make_setup("minilm", ', 'make_setup("minilm", eval_rows=20, ').replace(
         "max_length=96", "max_length=32"
@@ -38,6 +43,8 @@ def test_example_runs(
     exec(compile(code, "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "privacy_policy" in printed and "full multi-task on all, then target" in printed
+    made = Zoo(Workspace(home=tmp_path, mirror=None, offline=True)).entries()
+    assert {entry.task for entry in made} == {"boolq", "privacy_policy", "social_i_qa"}
 
 
 @pytest.mark.parametrize("script", ["check_tables.py", "performance_tables.py"])

@@ -211,7 +211,7 @@ def test_without_accuracy_of_classes_there_is_no_majority(trained, target):
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        ({"seeds": 0}, AdaptMTLError, "seeds is 0; give 1 or more"),
+        ({"seeds": 0}, AdaptMTLError, "seeds is 0; give how many, 1 or more"),
         ({"arms_wanted": ["fusd"]}, UnknownNameError, "unknown arm 'fusd'; did you mean fused"),
         ({"method": "mergd"}, UnknownNameError, "unknown fusion method 'mergd'; did you mean merge"),
         ({"sources": ["opinion"]}, SelectionError, "target 'opinion' is among its own sources"),

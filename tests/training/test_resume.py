@@ -136,7 +136,9 @@ def test_a_damaged_checkpoint_is_left_aside(backbone: Backbone, workspace: Works
 def test_killed_at_random_steps(backbone: Backbone, workspace: Workspace, tmp_path: Path):
     """The process is killed for good, twice, between two steps that nobody chose."""
     expected = train("adapter", backbone, replace(workspace, home=workspace.home / "whole"))
-    draw = random.Random(int(time.time()))
+    seed = int(time.time())
+    print(f"steps are drawn with seed {seed}")
+    draw = random.Random(seed)
     for _ in range(2):
         step = draw.randrange(1, STEPS // 2)
         environment = {**os.environ, "ADAPTMTL_CHECKPOINT_SECONDS": "0", "OMP_NUM_THREADS": "1"}
