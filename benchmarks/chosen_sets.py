@@ -7,11 +7,11 @@ the best of the random sets, their mean, and those whose best member is predicte
 of ties). The best of 20 is found by one seed and valued by the other: chosen and valued by the same seeds it would owe
 part of its gain to luck (that figure stands beside it).
 
-Choosing begins from a cold start, in an empty workspace that has nothing but the zoo; budgets that allow the same
-reading share it, and each is charged for it. The cost is given as a share of one training on the target from every
-source, where those were timed on a processor of the same kind.
+Choosing begins from a cold start, in an empty workspace that has nothing but the zoo, anew for every budget. Its cost
+is given as a share of one training on the target from every source: of processor seconds, since the trainings may have
+run side by side, and only where those were made on a processor of the same kind.
 
-    python benchmarks/chosen_sets.py --home DIR --mirror DIR [--budgets 0,2%,30s,6,25%] [--jobs 1] [--smoke]
+    python benchmarks/chosen_sets.py --home DIR --mirror DIR [--budgets 0,2%,6] [--jobs 1] [--smoke]
 
 Takes the options and the workspace of ``ground_truth.py``, which must have run. Every training is kept, so a killed run
 goes on where it stopped. Writes chosen_sets.json.
@@ -22,24 +22,23 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from common import end, finished, names, processes
-from transfers import Settings, Target, measure, options_of, settings_of
+from transfers import Settings, Target, machine, measure, options_of, settings_of
 
 from adaptmtl.backbone.precision import default_dtype
 from adaptmtl.fusion.bench import FusionBench
-from adaptmtl.provenance import environment, measured, record
+from adaptmtl.provenance import measured, record
 from adaptmtl.selection.budget import Budget
 from adaptmtl.selection.gains import shipped_past
-from adaptmtl.selection.planner import Choice, plan_sources, tokens_to_read
+from adaptmtl.selection.planner import Choice, plan_sources
 from adaptmtl.statistics import mean_interval
 from adaptmtl.storage import key_of, read_json, write_json
 from adaptmtl.transfer.history import LEAST_BASELINE, History
 
-VERSION = 2
+VERSION = 3
 SEEDS = 3
 RANDOM_SETS, RANDOM_SEEDS = 20, 2
 
@@ -64,9 +63,9 @@ def choose_for(settings: Settings, name: str, budgets: Sequence[str]) -> dict[st
 
 
 def brute_force(rows: Sequence[dict[str, Any]]) -> float | None:
-    """Returns the seconds of all trainings; None where some were not timed on this kind of processor."""
-    here = (environment()["machine"]["instructions"], str(default_dtype()))
-    return sum(row["seconds"] for row in rows) if all((row["machine"], row["dtype"]) == here for row in rows) else None
+    """Returns the processor seconds of all trainings; None where some were not made on this kind of machine."""
+    alike = all((row["machine"], row["dtype"]) == (machine(), str(default_dtype())) for row in rows)
+    return sum(row["cpu_seconds"] for row in rows) if alike else None
 
 
 def choices_for(target: Target, budgets: Sequence[str], past: str) -> dict[str, Any]:
@@ -75,23 +74,18 @@ def choices_for(target: Target, budgets: Sequence[str], past: str) -> dict[str, 
                        entries={task: entry.key for task, entry in target.entries.items()})  # fmt: skip
     if (held := read_json(path)) is not None:
         return held
-    found, reading = {}, dict[float, float]()
-    setup = target.settings.setup(target=True, within=f"choosing/{path.stem}")
-    shutil.rmtree(setup.workspace.home, ignore_errors=True)  # a killed run's: it would not be a cold start
+    found = {}
     zoo = target.setup.workspace.home.resolve() / "zoo"
-    for text in sorted(budgets, key=lambda one: Budget.parse(one).amount > 0):  # reading alone goes first
-        budget = Budget.parse(text)
-        allowed, _ = tokens_to_read(setup, target.data, budget, len(target.entries))
-        own = replace(setup, workspace=replace(setup.workspace, home=setup.workspace.home / f"{allowed:.0f}"))
-        if not own.workspace.home.exists():
-            own.workspace.home.mkdir(parents=True)
-            own.workspace.folder("zoo").symlink_to(zoo)
+    for text in budgets:
+        own = target.settings.setup(target=True, within=f"choosing/{path.stem}/{text}")
+        shutil.rmtree(own.workspace.home, ignore_errors=True)  # a killed run's: it would not be a cold start
+        own.workspace.home.mkdir(parents=True)
+        own.workspace.folder("zoo").symlink_to(zoo)
         bench = FusionBench(own, own.data(target.name, target.settings.target_rows), "merge")
         with measured() as cost:
-            choice = plan_sources(own, target.name, bench, rows=target.settings.target_rows, budget=budget,
-                                  remember=False)  # fmt: skip
-        reading.setdefault(allowed, cost.seconds - choice.trial.seconds)  # the first one's: the others find it
-        found[text] = {**described(choice), "seconds": reading[allowed] + choice.trial.seconds}
+            choice = plan_sources(own, target.name, bench, rows=target.settings.target_rows,
+                                  budget=Budget.parse(text), remember=False)  # fmt: skip
+        found[text] = {**described(choice), "seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds}
     write_json(path, found)
     return found
 
@@ -157,7 +151,7 @@ def summary(done: dict[str, dict[str, Any]], budgets: Sequence[str]) -> dict[str
         rows = [gains(one, budget) for one in done.values()]
         mine = np.array([row["best predicted set"] for row in rows])
         seconds = [one["choices"][budget]["seconds"] for one in done.values()]
-        shares = [one["choices"][budget]["seconds"] / whole for one in done.values()
+        shares = [one["choices"][budget]["cpu_seconds"] / whole for one in done.values()
                   if (whole := one["one transfer per source"])]  # fmt: skip
         found[budget] = {
             "targets": len(rows),
@@ -175,7 +169,7 @@ def summary(done: dict[str, dict[str, Any]], budgets: Sequence[str]) -> dict[str
 
 def main() -> None:
     parser = options_of(__doc__, "chosen_sets.json")
-    parser.add_argument("--budgets", type=names, default=["0", "2%", "30s", "6", "25%"])
+    parser.add_argument("--budgets", type=names, default=["0", "2%", "6"])
     options = parser.parse_args()
     settings = settings_of(options)
     done: dict[str, dict[str, Any]] = {}

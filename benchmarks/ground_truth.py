@@ -176,6 +176,17 @@ def remember(target: Target, runs: Sequence[dict[str, Any]], held: dict[str, Any
     ], {target.name: np.array(held["texts"][0]["embedding"])})  # fmt: skip
 
 
+def told(settings: Settings) -> dict[str, Any]:
+    """Returns the settings as the file of results holds them."""
+    return {
+        "source_rows": settings.source_rows, "sources_as_they_were": settings.as_they_are,
+        "source_max_length": settings.source_length, "target_rows": settings.target_rows, "steps": settings.steps,
+        "max_length": settings.max_length, "eval_rows": settings.eval_rows,
+        "seeds": settings.seeds, "baseline_seeds": 2 * settings.seeds, "set_seeds": SET_SEEDS,
+        "recipe": settings.setup(target=True).recipe.to_dict(),
+    }  # fmt: skip
+
+
 def write(out: Path, settings: Settings, sources: list[dict[str, Any]], done: dict[str, dict[str, Any]]) -> None:
     """Writes what is known so far; a part of which nothing is known has no file, rather than that of an older truth."""
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -188,13 +199,7 @@ def write(out: Path, settings: Settings, sources: list[dict[str, Any]], done: di
             path.unlink(missing_ok=True)
     write_json(out, {
         "question": (__doc__ or "").splitlines()[0],
-        "settings": {
-            "source_rows": settings.source_rows, "sources_as_they_were": settings.as_they_are,
-            "source_max_length": settings.source_length, "target_rows": settings.target_rows, "steps": settings.steps,
-            "max_length": settings.max_length, "eval_rows": settings.eval_rows,
-            "seeds": settings.seeds, "baseline_seeds": 2 * settings.seeds, "set_seeds": SET_SEEDS,
-            "recipe": settings.setup(target=True).recipe.to_dict(),
-        },
+        "settings": told(settings),
         "sources": sources,
         "targets": [{"target": one["target"], "kind": one["kind"], "excluded": one["excluded"]} for one in order],
         "missing": [target for target in settings.targets if target not in done],
@@ -234,6 +239,8 @@ def main() -> None:
     parser.add_argument("--only-runs", action="store_true", help="train, and leave the estimators for later")
     options = parser.parse_args()
     settings = settings_of(options)
+    if (held := read_json(options.out)) is not None and held["settings"] != told(settings):
+        raise SystemExit(f"{options.out} holds the truth of other settings: give another --out")
     trainings, adapters = (
         options.out.with_name(f"{options.out.stem}_{part}") for part in ("trainings.json", "sources")
     )

@@ -201,7 +201,7 @@ def measure(target: Target, wanted: Sequence[Start]) -> list[dict[str, Any]]:
     members = [Member(seed, starts.of(sources)) for sources, seed in missing]
     for one, (values, cost, steps) in zip(missing, _trainings(target, members), strict=True):
         done[one] = {"score": values[metric], "seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds, "steps": steps,
-                     "machine": environment()["machine"]["instructions"], "dtype": str(default_dtype())}  # fmt: skip
+                     "machine": machine(), "dtype": str(default_dtype())}  # fmt: skip
         write_json(kept(one), done[one])
     return [
         {"target": target.name, "sources": "+".join(sorted(one[0])), "n_sources": len(one[0]), "seed": one[1],
@@ -209,6 +209,12 @@ def measure(target: Target, wanted: Sequence[Start]) -> list[dict[str, Any]]:
          "eval_rows": len(target.data.validation.rows), "method": "merge"}
         for one in wanted
     ]  # fmt: skip
+
+
+def machine() -> str:
+    """Returns what trainings run on: the GPU, or what the processor can do."""
+    facts = environment()["machine"]
+    return facts["instructions"] if facts["device"] == "cpu" else facts["device"]
 
 
 def _trainings(target: Target, members: Sequence[Member]) -> Iterator[tuple[dict[str, float], Cost, int]]:

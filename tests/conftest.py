@@ -15,7 +15,7 @@ from adaptmtl.errors import OfflineError
 from adaptmtl.workspace import Workspace
 
 for name in [one for one in os.environ if one.startswith("ADAPTMTL_")]:  # a person's own settings
-    if not name.startswith("ADAPTMTL_TEST_") and name != "ADAPTMTL_ARCHIVES":
+    if name.split("_")[1] not in ("TEST", "ARCHIVES"):
         del os.environ[name]
 for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "HF_TOKEN", "HF_ENDPOINT"):
     os.environ.pop(name, None)

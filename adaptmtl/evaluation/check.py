@@ -174,7 +174,7 @@ def check(
         kind=str(data.spec.kind),
         metric=metric,
         n_rows=len(data.validation.rows),
-        train_rows=len(data.train.rows),
+        train_rows=data.n_train,
         steps=plan.setup.recipe.steps or 0,
         n_seeds=len(numbers),
         majority=majority,
@@ -229,7 +229,7 @@ def _remember(plan: Plan, choice: Choice, runs: Mapping[str, Sequence[_Done]], s
             if sources and not plan.overlapping & set(sources):
                 found.append(Transfer(
                     setup.backbone.hash, data.spec.name, sources, seed, run.facts["values"][metric],
-                    alone.facts["values"][metric], metric, len(data.train.rows),
+                    alone.facts["values"][metric], metric, data.n_train,
                     plan.method if name == "fused" else "start", recipe, run.facts["seconds"],
                     seen=seen.to_json() if seen else "",
                 ))  # fmt: skip
@@ -252,12 +252,13 @@ class _Done:
 def _run(plan: Plan, name: str, seed: int) -> _Done:
     arm: Arm = arms[name]
     setup, sources = plan.setup, arm.sources(plan)
-    fuses = name in ("fused", "random_sources")
+    foreign = not arm.run.__module__.startswith("adaptmtl.")  # which may use whatever the plan holds
+    fuses = name in ("fused", "random_sources") or foreign
     trains_on_rows = arm.multitask or (fuses and trains_on_sources(plan.method))
     key = setup.key(
         "arm", arm_version=VERSION, arm=name, seed=seed, target=plan.target.spec.name, data=plan.target.identity,
         sources=sorted(entry.key for entry in sources),
-        source_recipe=plan.source_setup.recipe.to_dict() if arm.full else None,
+        source_recipe=plan.source_setup.recipe.to_dict() if arm.full or foreign else None,
         method=plan.method if fuses else None,
         **({"source_rows": plan.rows_of(sources)} if trains_on_rows else {}),
         **({"drawn": len(plan.related)} if name == "random_sources" else {}),

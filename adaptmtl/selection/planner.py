@@ -160,7 +160,7 @@ def _remember(reader: Reader, sets: dict[Sources, Seen], trial: Trial, method: s
     remember_transfers(setup, reader.data, [
         Transfer(
             setup.backbone.hash, spec.name, sets[one.sources].sources, seed, score, alone, spec.main_metric,
-            len(reader.data.train.rows), f"trial of {method}", recipe, trial.seconds / trial.trainings,
+            reader.data.n_train, f"trial of {method}", recipe, trial.seconds / trial.trainings,
             seen=sets[one.sources].to_json(),
         )
         for one in trial.tried if not overlapping.keys() & set(sets[one.sources].sources)

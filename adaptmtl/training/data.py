@@ -84,6 +84,11 @@ class TaskData:
         """How rows become tokens."""
         return self.train.encoding
 
+    @property
+    def n_train(self) -> int:
+        """Training rows, those that settings are chosen on included: so many were asked for, or are there."""
+        return len(self.train.rows) + (len(self.tuning.rows) if self.tuning is not None else 0)
+
     @cached_property
     def fingerprint(self) -> dict[str, str]:
         """What identifies the rows: the content hash of each split."""

@@ -159,7 +159,7 @@ def make_bundle(
             origin=data.origin,
             train_fingerprint=data.fingerprint["train"],
             validation_fingerprint=data.fingerprint["validation"],
-            train_rows=len(data.train.rows) + (len(data.tuning.rows) if data.tuning else 0),
+            train_rows=data.n_train,
             validation_rows=len(data.validation.rows),
             licence=spec.licence,
         ),
