@@ -35,6 +35,11 @@ def seed_list(seeds: int | Sequence[int]) -> list[int]:
     return found
 
 
+def is_ours(thing: object) -> bool:
+    """Whether a function, or an object's class, is this package's own: the code of others may change unseen."""
+    return thing.__module__.startswith("adaptmtl.")
+
+
 class Registry(Generic[T]):
     """Named things of one sort; ``@registry.register("logme")`` adds, ``registry["logme"]`` finds.
 

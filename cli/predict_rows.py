@@ -43,7 +43,7 @@ def rows_from_arguments(
     if bool(choices) != ("choices" in kind.inputs):
         wants = "give each answer with --choice" if not choices else "leave out --choice"
         raise AdaptMTLError(f"a {kind} task {'needs' if not choices else 'has no'} answers to choose from: {wants}")
-    if second and second in (kind.required if columns is None else columns) and not pairs:
+    if second in (columns or kind.inputs) and not pairs:
         raise AdaptMTLError(f"the adapter reads a second text, the {second}: give it with --pair")
     rows = []
     for position, text in enumerate(texts):
@@ -117,8 +117,9 @@ def checked(row: Mapping[str, Any], kind: Kind, place: str, columns: Columns = N
     Raises:
         DataError: a column is missing, empty or of the wrong type.
     """
-    known = [name.removesuffix("?") for name in columns or kind.inputs]
-    needed = [name for name in columns or kind.inputs if not name.endswith("?")]
+    read = columns or kind.inputs
+    known = [name.removesuffix("?") for name in read]
+    needed = [name for name in read if not name.endswith("?")]
     if missing := [name for name in needed if row.get(name) in (None, "", [])]:
         seen = ", ".join(map(str, row)) or "none"
         raise DataError(f"{place}: no {missing[0]}; the adapter reads {', '.join(known)}; columns seen: {seen}")

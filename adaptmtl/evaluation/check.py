@@ -17,7 +17,7 @@ from adaptmtl.evaluation.arms import Arm, Plan, Upstream, arms, choosing_cost, f
 from adaptmtl.fusion.fuse import DEFAULT_METHOD, choose_sources
 from adaptmtl.fusion.methods import fusions, trains_on_sources
 from adaptmtl.provenance import measured, record
-from adaptmtl.registry import name_list, seed_list
+from adaptmtl.registry import is_ours, name_list, seed_list
 from adaptmtl.selection.budget import DEFAULT_BUDGET, Budget
 from adaptmtl.selection.planner import Choice
 from adaptmtl.selection.reading import rank_sources
@@ -27,7 +27,7 @@ from adaptmtl.tasks.metrics import metrics
 from adaptmtl.training.checkpoint import until_published
 from adaptmtl.training.data import TaskData
 from adaptmtl.training.kept import read_tensors
-from adaptmtl.training.loop import Log, one_at_a_time
+from adaptmtl.training.loop import Log, made_once
 from adaptmtl.training.score import evaluate
 from adaptmtl.training.setup import Setup
 from adaptmtl.training.sizes import sizes_of
@@ -252,7 +252,7 @@ class _Done:
 def _run(plan: Plan, name: str, seed: int) -> _Done:
     arm: Arm = arms[name]
     setup, sources = plan.setup, arm.sources(plan)
-    foreign = not arm.run.__module__.startswith("adaptmtl.")  # which may use whatever the plan holds
+    foreign = not is_ours(arm.run)  # it may use whatever the plan holds
     fuses = name in ("fused", "random_sources") or foreign
     trains_on_rows = arm.multitask or (fuses and trains_on_sources(plan.method))
     key = setup.key(
@@ -264,14 +264,13 @@ def _run(plan: Plan, name: str, seed: int) -> _Done:
         **({"drawn": len(plan.related)} if name == "random_sources" else {}),
     )  # fmt: skip
     folder, metric = setup.workspace.folder("checks", key), plan.target.spec.main_metric
-    if (held := _held(folder, metric)) is not None:
-        return held
-    with one_at_a_time(setup.workspace, key):
-        if (held := _held(folder, metric)) is not None:  # another process has made it meanwhile
-            return held
+
+    def make() -> _Done:
         arm.prepare(plan)
         with until_published():
             return _made(plan, name, seed, folder)
+
+    return made_once(setup.workspace, key, lambda: _held(folder, metric), make)
 
 
 def _made(plan: Plan, name: str, seed: int, folder: Path) -> _Done:

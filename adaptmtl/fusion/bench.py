@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from adaptmtl.fusion.methods import start_from, trains_on_sources
-from adaptmtl.fusion.run import adapters_of, rows_behind, run_fusion
+from adaptmtl.fusion.run import adapters_of, rows_in_key, run_fusion
 from adaptmtl.provenance import measured
 from adaptmtl.selection.halving import HeldOut
 from adaptmtl.selection.reading import STEP, training_tokens
@@ -76,11 +76,10 @@ class FusionBench:
     def run(self, entries: Sequence[Entry], seed: int) -> HeldOut:
         """Trains a fusion, or without entries the target alone, and scores it on the held-out rows."""
         metric = self.target.spec.main_metric
-        more = {"source_rows": rows_behind(self.setup, entries)} if entries and trains_on_sources(self.method) else {}
         key = self.setup.key(
             "trial", trial_version=TRIAL_VERSION, train=self.target.train_identity, task=self.target.spec.name,
             sources=sorted(entry.key for entry in entries), method=self.method if entries else None, seed=seed,
-            metric=metric, **more,
+            metric=metric, **rows_in_key(self.setup, self.method, entries),
         )  # fmt: skip
         path = self.setup.workspace.folder("trials", f"{key}.json")
         if (held := read_json(path)) is None:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from adaptmtl.adapters.manifest import SourceFacts
 from adaptmtl.errors import SelectionError
 from adaptmtl.fusion.bench import FusionBench
-from adaptmtl.fusion.methods import fusions, trains_on_sources
-from adaptmtl.fusion.run import rows_behind, run_fusion
+from adaptmtl.fusion.methods import fusions
+from adaptmtl.fusion.run import rows_in_key, run_fusion
 from adaptmtl.provenance import measured
 from adaptmtl.selection.budget import DEFAULT_BUDGET, Budget
 from adaptmtl.selection.planner import Choice, plan_sources
@@ -153,7 +153,7 @@ def ensure_fused(
     key = setup.key("fuse", fuse_version=VERSION, target=target, data=data.identity, method=method, seed=seed,
                     sources=sorted(entry.key for entry in entries),
                     **({"allow_overlap": True} if setup.allow_overlap else {}),
-                    **({"source_rows": rows_behind(setup, entries)} if trains_on_sources(method) else {}))  # fmt: skip
+                    **rows_in_key(setup, method, entries))  # fmt: skip
     if (held := held_adapter(zoo, key)) is not None:
         setup.workspace.reporter.say(f"{target}: in the zoo as {held.name}")
         return held

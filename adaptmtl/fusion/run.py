@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from adaptmtl.fusion.methods import FusedModel, SourceAdapter, fusions
+from adaptmtl.fusion.methods import FusedModel, SourceAdapter, fusions, trains_on_sources
 from adaptmtl.training.adapter import train_adapter
 from adaptmtl.training.data import TaskData
 from adaptmtl.training.setup import Setup
@@ -29,6 +29,11 @@ def rows_behind(setup: Setup, entries: Sequence[Entry]) -> dict[str, Any]:
     """
     known = [one for one in entries if one.task in setup.catalogue.tasks]
     return {one.task: setup.data(one.task, one.train_rows).train_identity for one in known}
+
+
+def rows_in_key(setup: Setup, method: str, entries: Sequence[Entry]) -> dict[str, Any]:
+    """Returns the part of a fusion's key that says which rows its method trains on before the target's, if any."""
+    return {"source_rows": rows_behind(setup, entries)} if entries and trains_on_sources(method) else {}
 
 
 def adapters_of(setup: Setup, entries: Sequence[Entry]) -> list[SourceAdapter]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from adaptmtl.registry import is_ours
 from adaptmtl.storage import key_of, publish_folder, read_json, write_json
 from adaptmtl.tasks.check_rows import Where, normalise
 from adaptmtl.tasks.columns import parse_columns
@@ -53,7 +54,7 @@ def encode_kept(
         stride: as there.
         labelled: as there.
     """
-    if not type(spec.kind).__module__.startswith("adaptmtl."):  # whose code may change
+    if not is_ours(spec.kind):
         return encode(split, spec, tokenizer(), max_length=max_length, stride=stride, labelled=labelled)
     key = key_of(
         step="encoded", version=VERSION, rows=split.fingerprint, kind=spec.kind, labels=spec.label_names,

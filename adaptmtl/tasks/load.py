@@ -109,11 +109,9 @@ def _normalised(spec: TaskSpec, raw: RawRows, expressions: dict[str, Expression]
     if names is None and spec.kind.named_labels:
         column = expressions[spec.kind.answer].plain
         held = raw.class_names.get(column) if column else None
-        if held is None:
-            names = infer_label_names(raw.train, places["train"], spec.kind)
+        names = held or infer_label_names(raw.train, places["train"], spec.kind)
+        if not held:
             places = {split: replace(where, by_place=False) for split, where in places.items()}
-        else:
-            names = held
         spec = spec.model_copy(update={"label_names": names})
     train, notes = normalise(raw.train, spec, names, places["train"], raw.class_names)
     if raw.validation is None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptmtl.errors import StorageError
+from adaptmtl.registry import is_ours
 from adaptmtl.storage import key_of, sha256_file, write_atomic
 from adaptmtl.tasks.rows import Split, TaskRows
 from adaptmtl.tasks.sources.mirror import mirror_folder
@@ -64,10 +65,10 @@ def rows_key(
     That is so for a data set on the Hub, whose revision may move, for an archive reader or a kind of a third party,
     whose code is not known, and where a file is missing (which reading tells better).
     """
-    if not type(spec.kind).__module__.startswith("adaptmtl."):
+    if not is_ours(spec.kind):
         return None
     if isinstance(declared, ArchiveRows):  # its content is declared
-        content: Any = declared.sha256 if readers[declared.reader].__module__.startswith("adaptmtl.") else None
+        content: Any = declared.sha256 if is_ours(readers[declared.reader]) else None
     elif isinstance(declared, FileRows):
         content = _content(Path(name).expanduser() for name in (declared.train, declared.validation) if name)
     elif source == "mirror" and workspace.mirror is not None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from adaptmtl.provenance import measured
 from adaptmtl.storage import publish_folder, read_json, sha256_file, write_json
 from adaptmtl.training.data import TaskData
-from adaptmtl.training.loop import Log, one_at_a_time
+from adaptmtl.training.loop import Log, made_once
 from adaptmtl.training.multitask import Mixing, train_shared
 from adaptmtl.training.setup import Setup
 
@@ -54,31 +54,33 @@ def kept_shared(
     rows = {name: data.train_identity for name, data in tasks.items()}
     key = setup.with_steps(steps).key("multitask", tasks=rows, **how)
     folder = setup.workspace.folder("shared", key)
-    if (held := _held(folder)) is not None:
-        return held
-    with one_at_a_time(setup.workspace, key):
-        if (held := _held(folder)) is not None:  # another process has made it meanwhile
-            return held
-        with measured() as cost:
-            shared = train_shared(
-                setup.workspace, setup.backbone, tasks, replace(setup.recipe, steps=steps), seed, full=full,
-                mixing=Mixing(), description=description,
-            )  # fmt: skip
-        cost.add(shared.log.earlier)
-        found = shared.encoder if full else {
-            f"{name}.{half}": value for name, pair in (shared.lora or {}).items()
-            for half, value in zip("ab", pair, strict=True)
-        }  # fmt: skip
-        assert found is not None
-        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in found.items()}
-        shutil.rmtree(folder, ignore_errors=True)  # what is there is damaged
-        with publish_folder(folder) as temporary:
-            save_file(tensors, temporary / _TENSORS)
-            write_json(temporary / "cost.json", {
-                "seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds, "rows": shared.log.rows,
-                "tokens": shared.log.tokens, "steps": shared.log.steps,
-                "held_out_losses": list(shared.held_out_losses), "sha256": sha256_file(temporary / _TENSORS),
-            })  # fmt: skip
+    return made_once(setup.workspace, key, lambda: _held(folder),
+                     lambda: _made(setup, tasks, steps, full, seed, description, folder))  # fmt: skip
+
+
+def _made(
+    setup: Setup, tasks: Mapping[str, TaskData], steps: int, full: bool, seed: int, description: str, folder: Path
+) -> Kept:
+    with measured() as cost:
+        shared = train_shared(
+            setup.workspace, setup.backbone, tasks, replace(setup.recipe, steps=steps), seed, full=full,
+            mixing=Mixing(), description=description,
+        )  # fmt: skip
+    cost.add(shared.log.earlier)
+    found = shared.encoder if full else {
+        f"{name}.{half}": value for name, pair in (shared.lora or {}).items()
+        for half, value in zip("ab", pair, strict=True)
+    }  # fmt: skip
+    assert found is not None
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in found.items()}
+    shutil.rmtree(folder, ignore_errors=True)  # what is there is damaged
+    with publish_folder(folder) as temporary:
+        save_file(tensors, temporary / _TENSORS)
+        write_json(temporary / "cost.json", {
+            "seconds": cost.seconds, "cpu_seconds": cost.cpu_seconds, "rows": shared.log.rows,
+            "tokens": shared.log.tokens, "steps": shared.log.steps,
+            "held_out_losses": list(shared.held_out_losses), "sha256": sha256_file(temporary / _TENSORS),
+        })  # fmt: skip
     return Kept(tensors, shared.log, cost.seconds)
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from adaptmtl.workspace import Reporter, Workspace
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+T = TypeVar("T")
 #: Steps between looks at the losses by device: on a GPU each look waits for the device.
 _LOOK_EVERY = {"cuda": 25}
 #: Between the seeds of processes that train together: no seed of a person's is another process's.
@@ -91,6 +92,14 @@ def one_at_a_time(workspace: Workspace, key: str) -> Iterator[None]:
     else:
         with alone(workspace.folder("locks", key)):
             yield
+
+
+def made_once(workspace: Workspace, key: str, held: Callable[[], T | None], make: Callable[[], T]) -> T:
+    """Returns the product of a key that is held, or makes it, unless another command has made it meanwhile."""
+    if (found := held()) is not None:
+        return found
+    with one_at_a_time(workspace, key):
+        return found if (found := held()) is not None else make()
 
 
 class _Together:

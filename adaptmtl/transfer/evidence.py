@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -53,8 +51,8 @@ def target_features(setup: Setup, split: PreparedSplit, source: Bundle | LoraWei
 
 def delta_of(bundle: Bundle) -> Delta:
     """Returns an adapter's low-rank updates with the scale folded into B, as arrays."""
-    method = method_of(bundle)
-    scale = method.alpha / method.rank
+    rank, alpha = _shape(bundle)
+    scale = alpha / rank
     return {name: (_array(a), scale * _array(b)) for name, (a, b) in weights_from_peft(bundle.adapter).items()}
 
 
@@ -88,20 +86,24 @@ def check_class_head(bundle: Bundle, kind: Kind) -> None:
         raise SelectionError(f"the head of source {facts.name!r} reads {reads}, unlike a {kind} target")
 
 
-def method_of(bundle: Bundle, setup: Setup | None = None) -> LoraMethod:
+def method_of(bundle: Bundle, setup: Setup) -> LoraMethod:
     """Returns the rank and scale of an adapter, on the recipe's modules.
 
     Raises:
         SelectionError: not all its layers have the same.
     """
+    return LoraMethod(*_shape(bundle), setup.recipe.method.targets)
+
+
+def _shape(bundle: Bundle) -> tuple[int, float]:
+    """Returns the rank and alpha that all layers of an adapter have."""
     config = bundle.lora_config
     if not one_scale(config):
         raise SelectionError(
             f"{bundle.manifest.name} has rsLoRA or other ranks and scales in some layers, which estimates do not read; "
             "name it in --sources to use it all the same"
         )
-    shape = LoraMethod(int(config["r"]), float(config["lora_alpha"]))
-    return replace(shape, targets=setup.recipe.method.targets) if setup else shape
+    return int(config["r"]), float(config["lora_alpha"])
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from adaptmtl.errors import DataError, OfflineError, SelectionError, UnknownNameError
 from adaptmtl.storage import key_of, read_json, write_json
@@ -46,8 +47,16 @@ class Candidates:
         return (*self.overlapping, *self.unchecked)
 
 
-class _UncheckedError(Exception):
-    """Texts could not be compared; says why."""
+class _Doubt(NamedTuple):
+    """Why figures on the target may owe too much to a source.
+
+    Attributes:
+        reason: for people.
+        certain: whether texts are shared; else they could not be compared.
+    """
+
+    reason: str
+    certain: bool
 
 
 def find_sources(setup: Setup, target: TaskData, wanted: Sequence[str] | None = None) -> Candidates:
@@ -99,18 +108,14 @@ def find_sources(setup: Setup, target: TaskData, wanted: Sequence[str] | None = 
             excluded.append((entry.task, reason))
             continue
         looked_at += 1
-        try:
-            leak = _leak(setup, target, entry)
-        except _UncheckedError as error:
-            unchecked.append((entry.task, str(error)))
-            leak = None
-        if leak and not setup.allow_overlap:
+        doubt = _doubt(setup, target, entry)
+        if doubt and doubt.certain and not setup.allow_overlap:
             remedy = "" if wanted is None else "; leave it out, or use it all the same (--allow-overlap)"
-            excluded.append((entry.task, leak + remedy))
+            excluded.append((entry.task, doubt.reason + remedy))
             continue
         kept.append(entry)
-        if leak:
-            overlapping.append((entry.task, leak))
+        if doubt:
+            (overlapping if doubt.certain else unchecked).append((entry.task, doubt.reason))
     if wanted is not None and excluded:
         task, reason = excluded[0]
         raise SelectionError(f"source {task!r} cannot be used for {name!r}: {reason}")
@@ -126,15 +131,7 @@ def doubts_about(setup: Setup, target: TaskData, entries: Sequence[Entry]) -> di
         target: whose evaluation rows count.
         entries: sources.
     """
-    found: dict[str, str] = {}
-    for entry in entries:
-        try:
-            reason = _leak(setup, target, entry)
-        except _UncheckedError as error:
-            reason = str(error)
-        if reason:
-            found[entry.task] = reason
-    return found
+    return {entry.task: doubt.reason for entry in entries if (doubt := _doubt(setup, target, entry))}
 
 
 def doubts_in_words(doubtful: Sequence[tuple[str, str]], used: Sequence[str]) -> str:
@@ -181,31 +178,26 @@ def _refused(setup: Setup, entry: Entry) -> str | None:
     return f"the licence of its data is refused ({licence})" if refused else None
 
 
-def _leak(setup: Setup, target: TaskData, entry: Entry) -> str | None:
-    """Returns why figures on the target would be too good with this source, by declaration or by its texts.
-
-    Raises:
-        _UncheckedError: its texts cannot be had.
-    """
+def _doubt(setup: Setup, target: TaskData, entry: Entry) -> _Doubt | None:
+    """Returns why figures on the target may be too good with this source, by declaration or by its texts, if at all."""
     name = target.spec.name
+    not_compared = f"texts were not compared with those of {name}"
     spec = setup.catalogue.tasks.get(entry.task)
     if spec is None:
-        raise _UncheckedError(
-            f"texts were not compared with those of {name}: no task of that name is known (--task-file)"
-        )
+        return _Doubt(f"{not_compared}: no task of that name is known (--task-file)", certain=False)
     if declared_overlap(spec, target.spec):
-        return f"it shares rows with {name}"
+        return _Doubt(f"it shares rows with {name}", certain=True)
     try:
         rows = setup.data(entry.task, entry.train_rows).train.rows
     except (DataError, OfflineError):
-        raise _UncheckedError(f"texts were not compared with those of {name}: the rows are not at hand") from None
+        return _Doubt(f"{not_compared}: the rows are not at hand", certain=False)
     share = _share(setup, rows, target)
     if share > MOST_OVERLAP:
-        return f"{share:.1%} of the evaluation rows of {name} have a text that is in its training rows"
+        shared_rows = f"{share:.1%} of the evaluation rows of {name} have a text that is in its training rows"
+        return _Doubt(shared_rows, certain=True)
     if rows.fingerprint != entry.manifest().data.train_fingerprint:
-        raise _UncheckedError(
-            f"texts were not compared with those of {name}: the rows of that name here are not those it was trained on"
-        )
+        other = "the rows of that name here are not those it was trained on"
+        return _Doubt(f"{not_compared}: {other}", certain=False)
     return None
 
 
